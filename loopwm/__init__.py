@@ -1,0 +1,58 @@
+"""Looped world models: one small shared block, applied as often as a transition needs.
+
+The public names are imported when they are used, so that `import loopwm` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loopwm.data.episode import Episode
+    from loopwm.data.store import Store
+    from loopwm.errors import LoopwmError, UserError
+    from loopwm.model.config import LoopConfig, ModelConfig
+    from loopwm.model.trace import Trace
+    from loopwm.model.world_model import WorldModel
+    from loopwm.presets import RunConfig
+    from loopwm.train.checkpoint import load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Episode": "loopwm.data.episode",
+    "LoopConfig": "loopwm.model.config",
+    "LoopwmError": "loopwm.errors",
+    "ModelConfig": "loopwm.model.config",
+    "RunConfig": "loopwm.presets",
+    "Store": "loopwm.data.store",
+    "Trace": "loopwm.model.trace",
+    "UserError": "loopwm.errors",
+    "WorldModel": "loopwm.model.world_model",
+    "load": "loopwm.train.checkpoint",
+}
+
+__all__ = [
+    "Episode",
+    "LoopConfig",
+    "LoopwmError",
+    "ModelConfig",
+    "RunConfig",
+    "Store",
+    "Trace",
+    "UserError",
+    "WorldModel",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'loopwm' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Trajectories: recording, storing, splitting and sampling them."""

@@ -1,0 +1,93 @@
+"""A store's columns as memory-mapped arrays, which random access reads ten times faster than HDF5."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loopwm.data.store import Store, StoreMeta
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The flat columns of a store, see `loopwm.data.store` for the row layout. All float32 unless said.
+
+    Attributes:
+        meta, digest: of the store.
+        observation: (rows, *S).
+        action: (rows, A).
+        reward, continues: (rows,).
+        labels: name -> (rows,).
+        ep_len, ep_offset: (episodes,) int64.
+        terminated: (episodes,) bool.
+    """
+
+    meta: StoreMeta
+    digest: str
+    observation: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    continues: np.ndarray
+    labels: dict[str, np.ndarray]
+    ep_len: np.ndarray
+    ep_offset: np.ndarray
+    terminated: np.ndarray
+
+
+def open_memmap(store: Store) -> Columns:
+    """The store's columns, mapped from `<store>.cache/<digest>/`, which is built when it is not there.
+
+    A store whose content changed has another digest, so a stale cache is never read (and is removed). Where the
+    folder cannot be written (read-only, full), the columns are held in memory instead.
+    """
+    names = tuple(store.meta.column_shapes())
+    folder = store.path.with_name(store.path.name + ".cache") / store.digest
+    try:
+        if not folder.is_dir():
+            _build(store, names, folder)
+        # np.asarray drops the memmap subclass, whose bookkeeping makes every indexing slower.
+        arrays = {name: np.asarray(np.load(folder / _file(name), mmap_mode="r")) for name in names}
+    except OSError:
+        arrays = {name: store.read(name) for name in names}
+    return Columns(
+        meta=store.meta,
+        digest=store.digest,
+        observation=arrays["observation"],
+        action=arrays["action"],
+        reward=arrays["reward"],
+        continues=arrays["continue"],
+        labels={name: arrays[f"label/{name}"] for name in store.meta.label_names},
+        ep_len=store.ep_len,
+        ep_offset=store.ep_offset,
+        terminated=store.terminated,
+    )
+
+
+def _file(name: str) -> str:
+    return name.replace("/", ".") + ".npy"
+
+
+def _build(store: Store, names: tuple[str, ...], folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    try:
+        for name in names:
+            np.save(aside / _file(name), store.read(name))
+        (aside / "store.json").write_text(json.dumps({"digest": store.digest, "store": store.path.name}) + "\n")
+        try:
+            os.rename(aside, folder)
+        except OSError:
+            # Another process built the same cache at the same time; its columns are identical.
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    for other in folder.parent.iterdir():
+        if other.name != folder.name and not other.name.startswith("."):
+            shutil.rmtree(other, ignore_errors=True)

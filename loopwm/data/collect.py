@@ -1,0 +1,203 @@
+"""Recording a world with random actions, by several processes, into one store."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import multiprocessing
+import os
+import platform
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+from loopwm.data.episode import Episode
+from loopwm.data.store import StoreMeta, write_store
+from loopwm.envs.registry import World, find_world
+from loopwm.errors import LoopwmError, UserError
+from loopwm.files import refuse_existing
+from loopwm.spaces import ActionSpec, ObservationSpec
+
+_EPISODES_PER_TASK = 16
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to record.
+
+    Attributes:
+        world: name of a world.
+        episodes: how many.
+        max_steps: transitions after which an episode is cut short.
+        workers: recording processes; 0 takes one per core. The recording does not depend on it.
+        seed: the recording is a function of the seed, the world and max_steps.
+    """
+
+    world: str = "billiards"
+    episodes: int = 4000
+    max_steps: int = 60
+    workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.max_steps < 1:
+            raise UserError(
+                f"Recording needs at least 1 episode of at least 1 step, got episodes={self.episodes} and "
+                f"max_steps={self.max_steps}."
+            )
+        if self.workers < 0 or self.seed < 0:
+            raise UserError(f"workers and seed must not be negative, got {self.workers} and {self.seed}.")
+
+
+def collect(config: CollectConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> StoreMeta:
+    """Record `config.episodes` episodes of uniformly random actions into a new store at `out`.
+
+    Episode i is a function of (seed, i), so the store does not depend on the number of workers. With more than one
+    worker, processes are spawned: a script that calls this needs the usual `if __name__ == "__main__":` guard.
+
+    Args:
+        config: what to record.
+        out: the new store; appears when it is complete and not before.
+        progress: called with (episodes done, episodes in total) after each episode.
+
+    Raises:
+        UserError: an unknown world, a world loopwm cannot store, or `out` exists.
+        LoopwmError: an episode failed, a worker died, or the disk refused.
+    """
+    out = Path(out)
+    refuse_existing(out, "choose another --out or remove it")
+    world = find_world(config.world)
+    meta = describe(world, config, out)
+
+    def counted() -> Iterator[Episode]:
+        for done, episode in enumerate(_record_all(config), start=1):
+            yield episode
+            if progress is not None:
+                progress(done, config.episodes)
+
+    write_store(out, counted(), meta)
+    return meta
+
+
+def describe(world: World, config: CollectConfig, out: Path) -> StoreMeta:
+    """The metadata of a recording of `world`."""
+    env = world.make(config.max_steps)
+    packages = ("loopwm", "numpy", "gymnasium", "h5py", *world.packages)
+    return StoreMeta(
+        world=world.name,
+        observation=ObservationSpec.from_gymnasium(env.observation_space, world.features, world.rates, world.dt),
+        action=ActionSpec.from_gymnasium(env.action_space),
+        label_names=world.labels,
+        seed=config.seed,
+        command=f"loopwm collect {config.world} --out {out.name} --episodes {config.episodes} "
+        f"--max-steps {config.max_steps} --seed {config.seed}",
+        versions={"python": platform.python_version()} | {name: _version(name) for name in packages},
+    )
+
+
+def record_episode(env: gymnasium.Env, world: World, seed: int, max_steps: int) -> Episode:
+    """One episode of `env`, reset with `seed`, under uniformly random actions."""
+    env.action_space.seed(seed)
+    observation, _ = env.reset(seed=seed)
+    observations, actions, rewards, labels = [observation], [], [], []
+    terminated = truncated = False
+    while not (terminated or truncated) and len(actions) < max_steps:
+        action = env.action_space.sample()
+        observation, reward, terminated, truncated, info = env.step(action)
+        observations.append(observation)
+        actions.append(np.atleast_1d(action))
+        rewards.append(reward)
+        labels.append([info[name] for name in world.labels])
+    columns = np.array(labels, dtype=np.float32).reshape(len(actions), len(world.labels))
+    return Episode(
+        observations=np.array(observations, dtype=np.float32),
+        actions=np.array(actions, dtype=np.float32),
+        rewards=np.array(rewards, dtype=np.float32),
+        terminated=bool(terminated),
+        labels={name: columns[:, i] for i, name in enumerate(world.labels)},
+        seed=seed,
+    )
+
+
+def episode_seed(seed: int, index: int) -> int:
+    """The seed of episode `index`: a 63-bit integer that no other (seed, index) is likely to share."""
+    state = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)
+    return int(state[0] >> 1)
+
+
+def _record_range(config: CollectConfig, first: int, last: int) -> list[Episode]:
+    """Episodes [first, last); runs in a worker."""
+    world = find_world(config.world)
+    env = world.make(config.max_steps)
+    episodes = []
+    for index in range(first, last):
+        seed = episode_seed(config.seed, index)
+        try:
+            episodes.append(record_episode(env, world, seed, config.max_steps))
+        except Exception as error:
+            # An engine's exceptions may not survive the trip between processes; the seed is what reproduces them.
+            reason = str(error) if isinstance(error, LoopwmError) else f"{type(error).__name__}: {error}"
+            kind = UserError if isinstance(error, UserError) else LoopwmError
+            raise kind(f"Recording episode {index} of {config.world} (seed {seed}) failed: {reason}") from None
+    env.close()
+    return episodes
+
+
+def _record_all(config: CollectConfig) -> Iterator[Episode]:
+    """Every episode in order, whichever worker made it."""
+    edges = [*range(0, config.episodes, _EPISODES_PER_TASK), config.episodes]
+    tasks = list(itertools.pairwise(edges))
+    workers = min(config.workers or os.cpu_count() or 1, len(tasks))
+    if workers == 1:
+        for first, last in tasks:
+            yield from _record_range(config, first, last)
+        return
+    # Spawned, not forked: a forked copy of a process that runs torch threads may deadlock.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    try:
+        waiting: deque[Future[list[Episode]]] = deque()
+        remaining = iter(tasks)
+        # A few tasks ahead of the writer: enough to keep workers busy, little to hold in memory.
+        for task in itertools.islice(remaining, 4 * workers):
+            waiting.append(pool.submit(_record_range, config, *task))
+        while waiting:
+            yield from waiting.popleft().result()
+            for task in itertools.islice(remaining, 1):
+                waiting.append(pool.submit(_record_range, config, *task))
+    except BrokenProcessPool as error:
+        raise LoopwmError(
+            f"A worker recording {config.world} died without a word (killed, or out of memory); nothing was written, "
+            "try again with fewer --workers."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches every process of the terminal; only the one that writes should act on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot tell its workers, which would wait for the next task for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

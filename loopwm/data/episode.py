@@ -1,0 +1,83 @@
+"""One episode, the unit that is recorded, split and resampled."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from loopwm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Episode:
+    """L transitions between L+1 observations, all float32.
+
+    Transition k is (observations[k], actions[k]) -> (rewards[k], continues[k], observations[k + 1]).
+
+    Attributes:
+        observations: (L+1, *S).
+        actions: (L, A); a discrete action is its index, (L, 1).
+        rewards: (L,).
+        terminated: the last transition ended the task. An episode that was merely cut short is not terminated.
+        labels: name -> (L,), the difficulty of each transition as the engine measured it.
+        seed: what the world was reset with; -1 when unknown.
+
+    Raises:
+        UserError: no transition, lengths that disagree, or a number that is not finite.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: bool
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    seed: int = -1
+
+    def __post_init__(self) -> None:
+        columns = {"actions": self.actions, "rewards": self.rewards, **self.labels}
+        if self.actions.ndim != 2 or any(column.ndim != 1 for name, column in columns.items() if name != "actions"):
+            raise UserError("An episode needs actions of shape (L, A), and rewards and labels of shape (L,).")
+        if self.length < 1 or len(self.observations) != self.length + 1:
+            raise UserError(
+                f"An episode of L >= 1 transitions holds L + 1 observations, got {self.length} actions and "
+                f"{len(self.observations)} observations."
+            )
+        for name, column in columns.items():
+            if len(column) != self.length:
+                raise UserError(f"An episode with {self.length} actions has {len(column)} {name}; give one per action.")
+        for name, column in {"observation": self.observations, **columns}.items():
+            step = first_not_finite(column)
+            if step is not None:
+                raise UserError(
+                    f"Step {step} of the episode with seed {self.seed} has {name} that is NaN or infinite; "
+                    "repair the environment or drop the episode."
+                )
+
+    @property
+    def length(self) -> int:
+        """L, the number of transitions."""
+        return len(self.actions)
+
+    @property
+    def continues(self) -> np.ndarray:
+        """c_k: (L,) float32, 0 where the episode terminated at transition k, else 1."""
+        values = np.ones(self.length, dtype=np.float32)
+        values[-1] = 0.0 if self.terminated else 1.0
+        return values
+
+    @property
+    def fingerprint(self) -> bytes:
+        """16 bytes that depend on what happened (observations, actions, rewards, ending) and on nothing else."""
+        digest = hashlib.blake2b(digest_size=16)
+        for column in (self.observations, self.actions, self.rewards):
+            digest.update(np.ascontiguousarray(column, dtype="<f4").data)
+        digest.update(bytes([self.terminated]))
+        return digest.digest()
+
+
+def first_not_finite(values: np.ndarray) -> int | None:
+    """Index along the leading axis of the NaN or infinity that comes soonest, None if all is finite."""
+    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return int(bad.argmax()) if bad.any() else None

@@ -1,0 +1,159 @@
+"""Windows of consecutive transitions, drawn at random for training or enumerated for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from loopwm.data.cache import Columns
+from loopwm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of B windows of K transitions, each inside one episode. float32 unless said.
+
+    Attributes:
+        observations: (B, K+1, *S), in environment units.
+        actions: (B, K, A).
+        rewards, continues: (B, K).
+        labels: name -> (B, K).
+        episode: (B,) int64, index of the episode in the store.
+        start: (B,) int64, the window's transition 0 is the episode's transition `start`.
+    """
+
+    observations: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    continues: torch.Tensor
+    labels: dict[str, torch.Tensor]
+    episode: torch.Tensor
+    start: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.episode)
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> Windows:
+        """The windows in `rows`, a slice or an index tensor."""
+        return self._map(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str) -> Windows:
+        """The same windows on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Windows:
+        return Windows(
+            function(self.observations),
+            function(self.actions),
+            function(self.rewards),
+            function(self.continues),
+            {name: function(label) for name, label in self.labels.items()},
+            function(self.episode),
+            function(self.start),
+        )
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """All a sampler remembers: its seed and how many batches it has drawn. Serialise with `dataclasses.asdict`."""
+
+    seed: int
+    draws: int
+
+
+class WindowSampler:
+    """Draws windows, uniformly over every start at which a window fits inside an episode.
+
+    Draw number n depends on the seed and n alone, so a restored sampler continues exactly where it was, and two
+    systems trained from equal seeds see equal windows.
+
+    Args:
+        columns: of a store.
+        episodes: indices of the episodes to draw from.
+        seed: any non-negative integer.
+    """
+
+    def __init__(self, columns: Columns, episodes: np.ndarray, seed: int) -> None:
+        self._columns = columns
+        self._episodes = np.asarray(episodes, dtype=np.int64)
+        self._seed, self._draws = seed, 0
+        self._starts: dict[int, np.ndarray] = {}
+
+    def sample(self, batch: int, length: int) -> Windows:
+        """`batch` windows of `length` transitions, with replacement.
+
+        Raises:
+            UserError: no episode is long enough.
+        """
+        if length not in self._starts:
+            self._starts[length] = np.cumsum(_num_starts(self._columns, self._episodes, length))
+        ends = self._starts[length]
+        # A counter-based generator: seeking to draw n costs nothing.
+        generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, self._draws]))
+        self._draws += 1
+        flat = generator.integers(ends[-1], size=batch)
+        which = np.searchsorted(ends, flat, side="right")
+        start = flat - np.where(which > 0, ends[which - 1], 0)
+        return gather(self._columns, self._episodes[which], start, length)
+
+    def state(self) -> SamplerState:
+        """What `restore` needs to continue from here."""
+        return SamplerState(self._seed, self._draws)
+
+    def restore(self, state: SamplerState) -> None:
+        """Continue as the sampler that gave `state` would."""
+        self._seed, self._draws = state.seed, state.draws
+
+
+def all_windows(columns: Columns, episodes: np.ndarray, length: int, stride: int = 1, start: int = 0) -> Windows:
+    """Every window that starts at transition `start`, `start + stride`, ... of each episode and fits inside it.
+
+    Ordered by episode as given, then by start.
+
+    Raises:
+        UserError: no episode is long enough.
+    """
+    if stride < 1 or start < 0:
+        raise UserError(f"Windows need a stride of at least 1 and a start of at least 0, got {stride} and {start}.")
+    episodes = np.asarray(episodes, dtype=np.int64)
+    fits = _num_starts(columns, episodes, start + length)
+    counts = -(-fits // stride)
+    starts = [np.arange(count) * stride + start for count in counts]
+    return gather(columns, np.repeat(episodes, counts), np.concatenate(starts), length)
+
+
+def gather(columns: Columns, episode: np.ndarray, start: np.ndarray, length: int) -> Windows:
+    """The windows of `length` transitions that start at transition `start` (B,) of `episode` (B,)."""
+    rows = (columns.ep_offset[episode] + start)[:, None] + np.arange(length + 1)  # (B, K+1)
+    steps = rows[:, :-1]
+
+    def take(column: np.ndarray, at: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(column[at])
+
+    return Windows(
+        observations=take(columns.observation, rows),
+        actions=take(columns.action, steps),
+        rewards=take(columns.reward, steps),
+        continues=take(columns.continues, steps),
+        labels={name: take(label, steps) for name, label in columns.labels.items()},
+        episode=torch.from_numpy(np.asarray(episode, dtype=np.int64)),
+        start=torch.from_numpy(np.asarray(start, dtype=np.int64)),
+    )
+
+
+def _num_starts(columns: Columns, episodes: np.ndarray, length: int) -> np.ndarray:
+    """How many windows of `length` transitions fit in each of `episodes`: (episodes,) int64."""
+    if length < 1:
+        raise UserError(f"A window needs at least 1 transition, got {length}.")
+    if len(episodes) == 0:
+        raise UserError("There is no episode to take windows from; record more episodes.")
+    lengths = columns.ep_len[episodes]
+    if lengths.max() < length:
+        raise UserError(
+            f"A window of {length} transitions does not fit: the longest of {len(episodes)} episodes has "
+            f"{lengths.max()}; ask for a shorter window or record longer episodes."
+        )
+    return np.maximum(lengths - length + 1, 0)

@@ -1,0 +1,1 @@
+"""Worlds that loopwm records and plans in."""

@@ -1,0 +1,1 @@
+"""Worlds on a physics engine that reports how hard each transition was."""

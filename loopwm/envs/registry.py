@@ -1,0 +1,75 @@
+"""World names, what is recorded of each, and how to build it.
+
+Engines are imported when a world is made, so listing the worlds costs nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import gymnasium
+
+from loopwm.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """A recordable world.
+
+    Attributes:
+        name: as on the command line.
+        summary: one line for people.
+        make: builds the environment, untruncated when given `max_steps=0`.
+        features: names of the observation's last axis.
+        rates: pairs (feature, its time derivative).
+        dt: seconds per environment step; 0 when unknown.
+        labels: keys of `info` recorded as per-transition difficulty labels.
+        packages: distributions whose versions belong into a recording's metadata.
+    """
+
+    name: str
+    summary: str
+    make: Callable[[int], gymnasium.Env]
+    features: tuple[str, ...]
+    rates: tuple[tuple[str, str], ...] = ()
+    dt: float = 0.0
+    labels: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+def _billiards() -> World:
+    from loopwm.envs.physics import billiards
+
+    return World(
+        name="billiards",
+        summary="six elastic discs in a box (pymunk); the action pushes one of them towards a corner pocket",
+        make=lambda max_steps: billiards.Billiards(billiards.BilliardsConfig(max_steps=max_steps)),
+        features=billiards.FEATURES,
+        rates=billiards.RATES,
+        dt=billiards.BilliardsConfig.dt,
+        labels=billiards.LABELS,
+        packages=("pymunk",),
+    )
+
+
+_WORLDS: dict[str, Callable[[], World]] = {"billiards": _billiards}
+
+
+def world_names() -> tuple[str, ...]:
+    """The names `find_world` accepts."""
+    return tuple(_WORLDS)
+
+
+def find_world(name: str) -> World:
+    """The world called `name`.
+
+    Raises:
+        UserError: no such world; the message names the closest one.
+    """
+    if name not in _WORLDS:
+        close = difflib.get_close_matches(name, _WORLDS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"choose one of: {', '.join(_WORLDS)}."
+        raise UserError(f"There is no world called '{name}'; {hint}")
+    return _WORLDS[name]()

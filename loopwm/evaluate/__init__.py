@@ -1,0 +1,1 @@
+"""Measuring a trained world model: errors with intervals, controls, diagnostics and the report."""

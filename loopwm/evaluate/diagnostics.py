@@ -1,0 +1,163 @@
+"""Is the loop alive and well: does it settle, is it used, do tokens collapse, does a very long rollout stay bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loopwm.evaluate.rollout import one_step
+from loopwm.evaluate.scores import Scorer
+from loopwm.evaluate.segments import Segments
+from loopwm.model.core import LoopedCore
+from loopwm.model.trace import Trace
+from loopwm.model.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Settling:
+    """Relative change of the latent per loop, |h^(t+1) - h^(t)| / |h^(t+1)|, t = 0..T-1.
+
+    Attributes:
+        low, median, high: 10%, 50% and 90% over transitions, one value per loop.
+        rate: median factor from one loop to the next over the later half of the loops; below 1 means settling.
+        n: transitions.
+    """
+
+    low: tuple[float, ...]
+    median: tuple[float, ...]
+    high: tuple[float, ...]
+    rate: float
+    n: int
+
+
+def settling(model: WorldModel, segments: Segments, loops: int) -> Settling | None:
+    """Residuals over `loops` loops of every observed step; None for a stack, which has no loop."""
+    if not model.core.loopable:
+        return None
+    trace = Trace()
+    one_step(model, segments, loops, batch=len(segments), trace=trace)
+    residual = trace.residual.double().cpu().numpy()[:, segments.valid]
+    low, median, high = np.quantile(residual, (0.1, 0.5, 0.9), axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        factors = (residual[1:] / residual[:-1])[loops // 2 :]
+    factors = factors[np.isfinite(factors)]
+    rate = float(np.median(factors)) if factors.size else float("nan")
+    return Settling(*(tuple(map(float, side)) for side in (low, median, high)), rate, residual.shape[1])
+
+
+@dataclass(frozen=True)
+class RetentionSpread:
+    """Abar over the channels: how much of the latent survives one loop."""
+
+    low: float
+    mean: float
+    high: float
+
+
+def retention_spread(model: WorldModel) -> RetentionSpread | None:
+    """Minimum, mean and maximum of Abar (D,); None for a stack."""
+    if not isinstance(model.core, LoopedCore):
+        return None
+    with torch.inference_mode():
+        abar, _ = model.core.retention.discretise()
+    return RetentionSpread(float(abar.min()), float(abar.mean()), float(abar.max()))
+
+
+@dataclass(frozen=True)
+class TokenHealth:
+    """Whether the N latent tokens still say different things.
+
+    Attributes:
+        tokens: N.
+        correlation: mean cosine between two different tokens of a latent; 1 means they have collapsed onto one.
+        effective_rank: exp of the entropy of the normalised singular values of a latent (N, D); between 1 and N.
+        n: latents.
+    """
+
+    tokens: int
+    correlation: float
+    effective_rank: float
+    n: int
+
+
+def token_health(model: WorldModel, segments: Segments) -> TokenHealth:
+    """Token correlation and effective rank of the carried latents while observing."""
+    with torch.inference_mode():
+        observations, actions = (
+            torch.as_tensor(array, device=model.device) for array in (segments.observations[:, :-1], segments.actions)
+        )
+        h = model.observe(observations, actions)[torch.as_tensor(segments.valid, device=model.device)]
+        return TokenHealth(h.shape[1], float(token_correlation(h)), float(effective_rank(h)), len(h))
+
+
+def token_correlation(h: Tensor) -> Tensor:
+    """Mean cosine between different tokens of latents (n, N, D), a scalar; NaN for a single token."""
+    unit = torch.nn.functional.normalize(h.double(), dim=-1)
+    tokens = h.shape[1]
+    cosine = (unit @ unit.transpose(-1, -2)).sum((-1, -2)) - tokens
+    return (cosine / (tokens * (tokens - 1))).mean() if tokens > 1 else cosine.new_tensor(torch.nan)
+
+
+def effective_rank(h: Tensor) -> Tensor:
+    """Mean over latents (n, N, D) of exp(entropy of the singular values' shares), a scalar in [1, min(N, D)]."""
+    values = torch.linalg.svdvals(h.double())
+    share = values / values.sum(-1, keepdim=True).clamp(min=1e-30)
+    return torch.special.entr(share).sum(-1).exp().mean()
+
+
+@dataclass(frozen=True)
+class Stability:
+    """A very long imagined rollout under recorded actions in random order.
+
+    Attributes:
+        steps, rollouts: length and number of rollouts.
+        every: steps between two entries of the curves.
+        norm_low, norm_high: smallest and largest root mean square of the latent, per stretch of `every` steps.
+        reach: largest decoded feature in training standard deviations, per stretch.
+        recorded_reach: the largest one that occurs in the recordings evaluated on.
+        nonfinite: latent or decoded numbers that are NaN or infinite.
+    """
+
+    steps: int
+    rollouts: int
+    every: int
+    norm_low: tuple[float, ...]
+    norm_high: tuple[float, ...]
+    reach: tuple[float, ...]
+    recorded_reach: float
+    nonfinite: int
+
+
+def stability(model: WorldModel, segments: Segments, *, steps: int, rollouts: int = 2, seed: int = 0) -> Stability:
+    """Imagine `steps` steps from recorded observations, long after anything the model was trained for.
+
+    A bounded norm is enforced by the normalisation of the carried latent; what could still go wrong is a number that is
+    not finite, or a decoded observation (`reach`) that no recording ever showed.
+    """
+    scorer, rng = Scorer.of(model), np.random.default_rng(seed)
+    pool = segments.actions[segments.valid]
+    start = torch.as_tensor(
+        segments.observations[rng.choice(len(segments), rollouts, replace=len(segments) < rollouts), 0],
+        device=model.device,
+    )
+    every = max(1, steps // 100)
+    h, low, high, reach, nonfinite = None, [], [], [], 0
+    with torch.inference_mode():
+        for first in range(0, steps, every):
+            length = min(every, steps - first)
+            actions = torch.as_tensor(pool[rng.integers(len(pool), size=(rollouts, length))], device=model.device)
+            latents = model.imagine(actions, observation=start if h is None else None, h=h)
+            h = latents[:, -1]
+            prediction = model.decode(latents)
+            norm = latents.double().square().mean((-1, -2)).sqrt()
+            decoded = np.abs(scorer.normalise(prediction.observation.cpu().numpy()))[..., scorer.changing]
+            numbers = (latents, prediction.observation, prediction.reward, prediction.continue_logit)
+            nonfinite += sum(int((~number.isfinite()).sum()) for number in numbers)
+            low.append(float(norm.min()))
+            high.append(float(norm.max()))
+            reach.append(float(decoded.max()))
+    recorded = np.abs(scorer.normalise(segments.observations))[..., scorer.changing].max()
+    return Stability(steps, rollouts, every, tuple(low), tuple(high), tuple(reach), float(recorded), nonfinite)

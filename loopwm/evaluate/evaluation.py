@@ -1,0 +1,334 @@
+"""`loopwm evaluate RUN`: every measurement of one run."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from loopwm.data.cache import Columns, open_memmap
+from loopwm.data.split import Split
+from loopwm.data.store import Store
+from loopwm.errors import UserError
+from loopwm.evaluate import depth, diagnostics
+from loopwm.evaluate.bootstrap import Bootstrap, Interval
+from loopwm.evaluate.controls import Control, fit_controls
+from loopwm.evaluate.rollout import StepErrors, control_errors, one_step, open_loop
+from loopwm.evaluate.scores import Scorer
+from loopwm.evaluate.segments import Segments, rollouts, tile
+from loopwm.evaluate.speed import SpeedConfig, StepTime, processor, step_times
+from loopwm.files import write_json
+from loopwm.model.world_model import WorldModel
+from loopwm.progress import Progress, SilentProgress
+from loopwm.train.checkpoint import load
+from loopwm.train.journal import config_as_dict, read_config, versions
+
+FILE = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How much is evaluated. The defaults take about half a minute for 0.16M parameters on one core."""
+
+    split: Split = "test"
+    """Episodes to evaluate on."""
+    context: int = 1
+    """Steps a one-step prediction may look at: 1 shows only o_k and a_k, more lets the latent carry a memory."""
+    transitions: int = 6000
+    """Transitions of the one-step measurements, thinned evenly at random."""
+    horizon: int = 40
+    """Steps of an open-loop rollout."""
+    stride: int = 20
+    """Open-loop rollouts begin at every so many steps of an episode."""
+    rollouts: int = 600
+    """At most so many rollouts."""
+    training_rollouts: int = 4000
+    """Stretches of the training episodes that the linear controls are fitted on."""
+    stability_steps: int = 10_000
+    """Steps of the very long rollout."""
+    resamples: int = 1000
+    """Bootstrap resamples."""
+    seed: int = 0
+    """Of everything random in an evaluation."""
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    """How speed is measured."""
+
+    def __post_init__(self) -> None:
+        names = ("context", "transitions", "horizon", "stride", "rollouts", "training_rollouts", "stability_steps")
+        for name in (*names, "resamples"):
+            if getattr(self, name) < 1:
+                raise UserError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What was evaluated.
+
+    Attributes:
+        name: name of the run folder. system: what kind of core.
+        loops: T used where nothing else is said: mu, or 1 for a stack.
+        flops: operations of one environment step: encode, step at T, decode. flops_step: the step alone.
+        data_digest: of the recording evaluated on; episodes, transitions: how much of it was in the split.
+        config: the run's whole configuration.
+    """
+
+    name: str
+    system: str
+    seed: int
+    updates: int
+    learning_rate: float
+    loops: int
+    parameters: int
+    flops: int
+    flops_step: int
+    world: str
+    data_digest: str
+    episodes: int
+    transitions: int
+    versions: dict[str, str]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Open-loop error against the horizon, one interval per step.
+
+    Attributes:
+        name: who predicts. kind: the model, its floor (every observation in view), or a control.
+        error: normalised mean squared error at horizon 1, 2, ...
+        rmse: group -> root mean square error per coordinate in environment units.
+    """
+
+    name: str
+    kind: Literal["model", "floor", "control"]
+    error: tuple[Interval, ...]
+    rmse: dict[str, tuple[Interval, ...]]
+
+
+@dataclass(frozen=True)
+class EpisodeErrors:
+    """Sums per episode, from which any interval can be taken again, paired with another run on the same episodes."""
+
+    episode: tuple[int, ...]
+    count: tuple[int, ...]
+    error_sum: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything measured of one run.
+
+    Attributes:
+        one_step: normalised one-step error at the default T. controls: the same of each control.
+        task: reward and continue. depth: scores at every T. difficulty: one table per label.
+        horizon: open-loop curves. settling, retention: None for a stack.
+        speed: of this run alone; compare runs with `compare`, which interleaves them.
+        nonfinite: predicted numbers that were NaN or infinite in all measurements except `stability`.
+        one_step_episodes: per-episode sums behind `one_step`.
+    """
+
+    run: RunInfo
+    one_step: Interval
+    controls: dict[str, Interval]
+    task: depth.TaskScores
+    depth: tuple[depth.DepthPoint, ...]
+    difficulty: tuple[depth.DifficultyTable, ...]
+    horizon: tuple[Curve, ...]
+    settling: diagnostics.Settling | None
+    retention: diagnostics.RetentionSpread | None
+    tokens: diagnostics.TokenHealth
+    stability: diagnostics.Stability
+    speed: tuple[StepTime, ...]
+    processor: str
+    nonfinite: int
+    one_step_episodes: EpisodeErrors
+    config: EvaluateConfig
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, plain(self))
+
+
+def read_evaluation(run: Path) -> Evaluation:
+    """The evaluation stored in a run folder.
+
+    Raises:
+        UserError: there is none, or another version of loopwm wrote it.
+    """
+    path = Path(run) / FILE
+    if not path.is_file():
+        raise UserError(f"{run} has not been evaluated; run: loopwm evaluate {run}")
+    try:
+        return TypeAdapter(Evaluation).validate_python(json.loads(path.read_text()))
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not an evaluation this loopwm reads; run again: loopwm evaluate {run}") from error
+
+
+def evaluate(
+    run: Path, data: Path | None = None, config: EvaluateConfig | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Measure a run on held-out episodes and write RUN/evaluation.json.
+
+    Args:
+        run: a trained run folder.
+        data: the recording; the one the run was trained on when None.
+
+    Raises:
+        UserError: no run there, no data, or data of another shape than the model's.
+    """
+    run, config = Path(run), config or EvaluateConfig()
+    model = load(run)
+    settings = read_config(run / "config.yaml")
+    with Store.open(data or settings.data) as store:
+        columns = open_memmap(store)
+        splits = store.split(config.split), store.split("train")
+    _check_spaces(model, columns, run)
+    held_out, training = splits
+    flops = model.flops()
+    info = RunInfo(
+        name=run.name,
+        system=settings.model.system,
+        seed=settings.train.seed,
+        updates=settings.train.updates,
+        learning_rate=settings.optim.lr,
+        loops=model.default_loops,
+        parameters=model.num_parameters(),
+        flops=flops.total,
+        flops_step=flops.step,
+        world=columns.meta.world,
+        data_digest=columns.digest,
+        episodes=len(held_out),
+        transitions=int(columns.ep_len[held_out].sum()),
+        versions=versions(),
+        config=config_as_dict(settings),
+    )
+    result = measure(model, columns, held_out, training, info, config, progress)
+    result.save(run / FILE)
+    return result
+
+
+def measure(
+    model: WorldModel,
+    columns: Columns,
+    held_out: np.ndarray,
+    training: np.ndarray,
+    info: RunInfo,
+    config: EvaluateConfig,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """All measurements of a model; `held_out` and `training` are episode indices."""
+    stages = _Stages(progress or SilentProgress(), 8)
+    scorer, mu = Scorer.of(model), model.default_loops
+    steps = tile(columns, held_out, config.context, transitions=config.transitions, seed=config.seed)
+    bootstrap = Bootstrap(steps.transition_episode, resamples=config.resamples, seed=config.seed)
+    sweep = depth.depth_sweep(model, steps, depth.depth_grid(model))
+    stages.done()
+    # Beyond the longest episode there is nothing to compare with.
+    horizon = int(min(config.horizon, columns.ep_len[held_out].max(), columns.ep_len[training].max()))
+    fitting = rollouts(columns, training, horizon, rows=config.training_rollouts, seed=config.seed)
+    controls = fit_controls(fitting, scorer, model.action)
+    stages.done()
+    long = rollouts(columns, held_out, horizon, stride=config.stride, rows=config.rollouts, seed=config.seed)
+    curves = horizon_curves(model, long, controls, config)
+    stages.done()
+    tables = tuple(
+        depth.by_difficulty(scorer, sweep, steps, mu, label, bootstrap) for label in columns.meta.label_names
+    )
+    stages.done()
+    few = tile(columns, held_out, config.context, transitions=1000, seed=config.seed + 1)
+    settling = diagnostics.settling(model, few, 8 * mu)
+    tokens = diagnostics.token_health(model, few)
+    stages.done()
+    stability = diagnostics.stability(model, long, steps=config.stability_steps, seed=config.seed)
+    stages.done()
+    speed = step_times([model], config.speed)[0]
+    stages.done()
+    error = sweep[mu].observation[steps.valid]
+    result = Evaluation(
+        run=info,
+        one_step=bootstrap.mean(error),
+        controls={control.name: bootstrap.mean(_single(control, steps, scorer)) for control in controls},
+        task=depth.task_scores(sweep[mu], steps, bootstrap),
+        depth=depth.depth_curve(sweep, steps, mu, bootstrap),
+        difficulty=tables,
+        horizon=tuple(curve for curve, _ in curves),
+        settling=settling,
+        retention=diagnostics.retention_spread(model),
+        tokens=tokens,
+        stability=stability,
+        speed=speed,
+        processor=processor(),
+        nonfinite=sum(errors.nonfinite for errors in sweep.values()) + curves[0][1] + curves[1][1],
+        one_step_episodes=EpisodeErrors(
+            tuple(map(int, bootstrap.ids)),
+            tuple(map(int, np.bincount(bootstrap.row))),
+            tuple(map(float, bootstrap.sums(error))),
+        ),
+        config=config,
+    )
+    stages.done()
+    return result
+
+
+def horizon_curves(
+    model: WorldModel, segments: Segments, controls: list[Control], config: EvaluateConfig
+) -> list[tuple[Curve, int]]:
+    """The model's open-loop curve, its floor, and every control's; each with its count of non-finite predictions."""
+    scorer = Scorer.of(model)
+    bootstrap = Bootstrap(segments.episode, resamples=config.resamples, seed=config.seed)
+
+    def curve(name: str, kind: Literal["model", "floor", "control"], errors: StepErrors) -> tuple[Curve, int]:
+        rmse = {
+            group: tuple(one.root() for one in bootstrap.means(squared)) for group, squared in errors.groups.items()
+        }
+        return Curve(name, kind, tuple(bootstrap.means(errors.observation)), rmse), errors.nonfinite
+
+    return [
+        curve("imagined", "model", open_loop(model, segments)),
+        curve("floor: every observation in view", "floor", one_step(model, segments)),
+        *(curve(control.name, "control", control_errors(control, segments, scorer)) for control in controls),
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as JSON values; NaN and infinity, which JSON lacks, become strings that can be read back."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else str(value)
+    return value
+
+
+def _single(control: Control, steps: Segments, scorer: Scorer) -> np.ndarray:
+    """One-step errors (n,) of a control on every valid transition."""
+    before, after = steps.observations[:, :-1][steps.valid], steps.observations[:, 1:][steps.valid]
+    return scorer.normalised_error(control.predict(before, steps.actions[steps.valid][:, None])[:, 0], after)
+
+
+def _check_spaces(model: WorldModel, columns: Columns, run: Path) -> None:
+    if (model.observation, model.action) != (columns.meta.observation, columns.meta.action):
+        raise UserError(
+            f"{run} was trained on another world than '{columns.meta.world}' (observations of shape "
+            f"{model.observation.shape} against {columns.meta.observation.shape}); give the recording it was "
+            "trained on with --data."
+        )
+
+
+class _Stages:
+    """Counts finished stages for the progress bar."""
+
+    def __init__(self, progress: Progress, total: int):
+        self._progress, self._total, self._finished = progress, total, 0
+
+    def done(self) -> None:
+        self._finished += 1
+        self._progress.advance(self._finished, self._total)

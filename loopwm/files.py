@@ -1,0 +1,56 @@
+"""Writing without ever leaving a half-written file behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from loopwm.errors import LoopwmError, UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
+
+    Raises:
+        LoopwmError: the disk refused (no space left, read-only); `path` keeps its old content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        # mkstemp makes files private; the finished file should follow the user's umask instead.
+        umask = os.umask(0)
+        os.umask(umask)
+        aside.chmod(0o666 & ~umask)
+        with aside.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise LoopwmError(
+            f"Could not write {path}: {error.strerror or error}; free some space or choose another folder "
+            "(the previous file, if any, is untouched)."
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. Non-finite numbers are refused with ValueError."""
+    text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False)
+    with atomic_write(path) as aside:
+        aside.write_text(text + "\n")
+
+
+def refuse_existing(path: Path, remedy: str) -> None:
+    """Raise UserError if `path` exists; `remedy` says what to do instead."""
+    if Path(path).exists():
+        raise UserError(f"{path} already exists and is not overwritten; {remedy}.")

@@ -1,0 +1,1 @@
+"""The looped core and the verbs around it. Nothing here knows about training."""

@@ -1,0 +1,57 @@
+"""E and U: observations and actions onto latent tokens, all in normalised units."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from loopwm.model.config import ModelConfig
+from loopwm.spaces import ActionSpec, ObservationSpec
+
+
+class EntityEncoder(nn.Module):
+    """A set of entities, one token each: (B, M, F) -> (B, N, D) with N = M. Permutation-equivariant."""
+
+    def __init__(self, config: ModelConfig, spec: ObservationSpec) -> None:
+        super().__init__()
+        self.tokens = spec.shape[0]
+        self.embed = nn.Linear(spec.num_features, config.width)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.embed(observation)
+
+
+class VectorEncoder(nn.Module):
+    """A flat vector spread over N tokens, each with a learned position: (B, S) -> (B, N, D)."""
+
+    def __init__(self, config: ModelConfig, spec: ObservationSpec) -> None:
+        super().__init__()
+        self.tokens = config.tokens
+        self.embed = nn.Linear(spec.size, config.tokens * config.width)
+        self.position = nn.Parameter(torch.randn(config.tokens, config.width) / config.width**0.5)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.embed(observation).unflatten(-1, (self.tokens, -1)) + self.position
+
+
+def observation_encoder(config: ModelConfig, spec: ObservationSpec) -> EntityEncoder | VectorEncoder:
+    """The encoder for this kind of observation."""
+    return EntityEncoder(config, spec) if spec.kind == "entities" else VectorEncoder(config, spec)
+
+
+class ActionEncoder(nn.Module):
+    """u = U(a), the same for every token: (B, A) -> (B, 1, D).
+
+    Which entity an action moves is for the latent to know: an entity's features say whether it is the controlled one.
+    """
+
+    def __init__(self, config: ModelConfig, spec: ActionSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embed = nn.Linear(spec.size, config.width, bias=False)
+
+    def forward(self, action: Tensor) -> Tensor:
+        if self.spec.kind == "discrete":
+            action = functional.one_hot(action[..., 0].long(), self.spec.size).to(self.embed.weight.dtype)
+        return self.embed(action)[..., None, :]

@@ -1,0 +1,54 @@
+"""D: what a latent says about the world. Observation, reward, continue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from loopwm.model.config import ModelConfig
+from loopwm.spaces import ObservationSpec
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Decoded latents h_k, with the leading axes (...) of the latents.
+
+    Attributes:
+        observation: (..., *S) predicted o_{k+1} in environment units.
+        reward: (...) predicted r_k.
+        continue_logit: (...) logit of c_k, the episode going on after transition k.
+    """
+
+    observation: Tensor
+    reward: Tensor
+    continue_logit: Tensor
+
+    @property
+    def continue_probability(self) -> Tensor:
+        """(...) probability that the episode goes on."""
+        return self.continue_logit.sigmoid()
+
+
+class ObservationHead(nn.Module):
+    """(..., N, D) -> (..., *S) in normalised units: token by token for entities, all tokens together for a vector."""
+
+    def __init__(self, config: ModelConfig, spec: ObservationSpec) -> None:
+        super().__init__()
+        self.per_entity = spec.kind == "entities"
+        inputs = config.width if self.per_entity else config.tokens * config.width
+        self.read = nn.Linear(inputs, spec.num_features)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.read(h if self.per_entity else h.flatten(-2))
+
+
+class ScalarHead(nn.Module):
+    """(..., N, D) -> (...): a linear reading of the mean token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.read = nn.Linear(config.width, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.read(h.mean(-2))[..., 0]

@@ -1,0 +1,243 @@
+"""The world model as verbs: encode, step, decode, observe, imagine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from loopwm.data.statistics import Statistics
+from loopwm.errors import UserError
+from loopwm.model.accounting import FlopCount, count_parameters, layers_flops, linear_flops
+from loopwm.model.config import ModelConfig
+from loopwm.model.core import LoopedCore
+from loopwm.model.encoders import ActionEncoder, observation_encoder
+from loopwm.model.heads import ObservationHead, Prediction, ScalarHead
+from loopwm.model.trace import Trace
+from loopwm.spaces import ActionSpec, ObservationSpec
+from loopwm.variants.stack import StackCore
+
+Policy = Callable[[Tensor, Tensor | None], Tensor]
+"""(h (B, N, D), embedding of the current observation or None) -> actions (B, A)."""
+
+
+class WorldModel(nn.Module):
+    """h_k = L(h_{k-1}, E(o_k), U(a_k)) and (o_{k+1}, r_k, c_k) = D(h_k).
+
+    Observations and actions go in, and predictions come out, in environment units; the statistics of the training data
+    travel with the weights. h_{-1} is zero. `step` and `decode` are separate, so deferring the decoder is not calling it.
+
+    Source: arXiv 2606.18208, Eq. 1-3.
+    """
+
+    def __init__(
+        self, config: ModelConfig, observation: ObservationSpec, action: ActionSpec, statistics: Statistics
+    ) -> None:
+        super().__init__()
+        self.config, self.observation, self.action = config, observation, action
+        self.encoder = observation_encoder(config, observation)
+        self.action_encoder = ActionEncoder(config, action)
+        self.core = LoopedCore(config) if config.system == "looped" else StackCore(config)
+        self.observation_head = ObservationHead(config, observation)
+        self.reward_head = ScalarHead(config)
+        self.continue_head = ScalarHead(config)
+        self._register_statistics(statistics)
+
+    def _register_statistics(self, statistics: Statistics) -> None:
+        for name in ("observation_mean", "observation_std", "action_mean", "action_std"):
+            self.register_buffer(name, torch.as_tensor(getattr(statistics, name), dtype=torch.float32))
+        self.register_buffer("observation_changes", torch.as_tensor(statistics.observation_changes))
+
+    @property
+    def tokens(self) -> int:
+        """N, latent tokens."""
+        return self.encoder.tokens
+
+    @property
+    def default_loops(self) -> int:
+        """mu for the looped core, 1 for a stack."""
+        return self.config.loop.mu if self.core.loopable else 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.observation_mean.device
+
+    def normalise(self, observation: Tensor) -> Tensor:
+        """Environment units -> zero mean and unit variance over the training data; same shape."""
+        return (observation - self.observation_mean) / self.observation_std
+
+    def initial(self, batch: int) -> Tensor:
+        """h_{-1} = 0, (B, N, D)."""
+        return self.observation_mean.new_zeros(batch, self.tokens, self.config.width)
+
+    def encode(self, observation: Tensor) -> Tensor:
+        """e = E(o): (..., *S) in environment units -> (..., N, D).
+
+        Raises:
+            UserError: the observation does not have the shape the model was trained on.
+        """
+        self._check_trailing(observation, self.observation.shape, "observation")
+        return self.encoder(self.normalise(observation))
+
+    def step(
+        self,
+        h: Tensor,
+        action: Tensor,
+        embedding: Tensor | None = None,
+        *,
+        num_loops: int | Tensor | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """h_k from h_{k-1}, a_k and, unless imagining, e_k.
+
+        Args:
+            h: (B, N, D).
+            action: (B, A) in environment units.
+            embedding: (B, N, D) from `encode`, or None to imagine.
+            num_loops: T, for all rows or (B,) per row; mu when left out.
+            trace: collects loops used, residuals and norms.
+        """
+        self._check_trailing(action, (self.action.stored_size,), "action")
+        u = self.action_encoder((action - self.action_mean) / self.action_std)
+        return self.core(h, embedding, u, self.default_loops if num_loops is None else num_loops, trace)
+
+    def decode(self, h: Tensor) -> Prediction:
+        """(o_{k+1}, r_k, c_k) from h_k (..., N, D), in environment units."""
+        observation = self.observation_head(h) * self.observation_std + self.observation_mean
+        return Prediction(observation, self.reward_head(h), self.continue_head(h))
+
+    def observe(
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        *,
+        h: Tensor | None = None,
+        num_loops: int | Tensor | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """Filter a recorded sequence: o_k is seen before a_k is taken.
+
+        Args:
+            observations: (B, K, *S). actions: (B, K, A). h: (B, N, D) carried so far.
+
+        Returns:
+            (B, K, N, D): h_0 ... h_{K-1}; decoding h_k predicts o_{k+1}.
+        """
+        self._check_pair(observations, actions)
+        embeddings = self.encode(observations)
+        h = self.initial(len(actions)) if h is None else h
+        latents = []
+        for k in range(actions.shape[1]):
+            h = self.step(h, actions[:, k], embeddings[:, k], num_loops=num_loops, trace=trace)
+            latents.append(h)
+        return torch.stack(latents, dim=1)
+
+    def imagine(
+        self,
+        actions: Tensor | Policy,
+        *,
+        observation: Tensor | None = None,
+        h: Tensor | None = None,
+        horizon: int | None = None,
+        num_loops: int | Tensor | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """Roll the latent forward without looking at the world; nothing is decoded.
+
+        Args:
+            actions: (B, K, A), or a policy (h, e) -> (B, A) together with `horizon`; e is None once imagining.
+            observation: (B, *S), o_0, if the present is visible; only the step that uses a_0 sees it.
+            h: (B, N, D) carried from the past; zeros when left out.
+
+        Returns:
+            (B, K, N, D): h_0 ... h_{K-1}.
+
+        Raises:
+            UserError: neither `observation` nor `h`; a policy without `horizon`, or actions with another one.
+        """
+        if observation is None and h is None:
+            raise UserError("imagine needs a start: pass observation=o_0, or h from observe, or both.")
+        steps = horizon if callable(actions) else actions.shape[1]
+        if steps is None or (horizon is not None and horizon != steps):
+            raise UserError(
+                "imagine needs horizon=K with a policy, and with an action sequence no horizon other than its length."
+            )
+        embedding = None if observation is None else self.encode(observation)
+        if h is None:
+            assert embedding is not None
+            h = self.initial(len(embedding))
+        latents = []
+        for k in range(steps):
+            action = actions(h, embedding) if callable(actions) else actions[:, k]
+            h = self.step(h, action, embedding, num_loops=num_loops, trace=trace)
+            embedding = None
+            latents.append(h)
+        return torch.stack(latents, dim=1)
+
+    def _check_trailing(self, value: Tensor, shape: tuple[int, ...], what: str) -> None:
+        if tuple(value.shape[value.ndim - len(shape) :]) != shape:
+            raise UserError(
+                f"This model expects every {what} to have shape {shape}, but the tensor given has shape "
+                f"{tuple(value.shape)}; check that it comes from the world the model was trained on."
+            )
+
+    def _check_pair(self, observations: Tensor, actions: Tensor) -> None:
+        if observations.shape[:2] != actions.shape[:2]:
+            raise UserError(
+                f"observe needs one action per observation: got {tuple(observations.shape[:2])} observations and "
+                f"{tuple(actions.shape[:2])} actions (batch, steps); drop the final observation of the sequence."
+            )
+
+    def num_parameters(self) -> int:
+        """Trainable numbers; statistics are not counted."""
+        return count_parameters(self)
+
+    def flops(self, num_loops: int | None = None) -> FlopCount:
+        """Operations of one environment step of one row at T loops (mu when left out)."""
+        width, n, core = self.config.width, self.tokens, self.core
+        encoder_rows = n if self.observation.kind == "entities" else 1
+        heads = linear_flops(self.observation_head, encoder_rows) + 2 * linear_flops(self.reward_head, 1)
+        looped = isinstance(core, LoopedCore)
+        return FlopCount(
+            encoder=linear_flops(self.encoder, encoder_rows),
+            action=linear_flops(self.action_encoder, 1),
+            prelude=linear_flops(core.prelude.from_latent, n) + layers_flops(core.prelude.layers, n, width),
+            held_input=linear_flops(core.B, n) if looped else 0,
+            block=layers_flops(core.block, n, width) if looped else 0,
+            loops=(num_loops or self.default_loops) if looped else 0,
+            coda=layers_flops(core.coda, n, width) if looped else 0,
+            heads=heads,
+        )
+
+    def compile_blocks(self) -> None:
+        """Compile the parts that repeat, never the loop around them, so that no number of loops recompiles anything."""
+        for layers in (self.core.prelude.layers, getattr(self.core, "coda", None)):
+            for block in layers.blocks if layers is not None else ():
+                block.forward = torch.compile(block.forward, dynamic=True)
+        if isinstance(self.core, LoopedCore):
+            self.core.update = torch.compile(self.core.update, dynamic=True)
+
+    def __repr__(self) -> str:
+        flops = self.flops()
+        parts = [
+            ("encoder", self.encoder, flops.encoder, 1),
+            ("actions", self.action_encoder, flops.action, 1),
+            ("prelude", self.core.prelude, flops.prelude, 1),
+        ]
+        if isinstance(self.core, LoopedCore):
+            parts += [
+                ("B", self.core.B, flops.held_input, 1),
+                ("retention", self.core.retention, 0, flops.loops),
+                ("block", self.core.block, flops.block, flops.loops),
+                ("coda", self.core.coda, flops.coda, 1),
+            ]
+        heads = nn.ModuleList([self.observation_head, self.reward_head, self.continue_head])
+        parts.append(("heads", heads, flops.heads, 1))
+        lines = [f"WorldModel({self.config.system}, N={self.tokens} tokens, D={self.config.width})"]
+        for name, module, cost, times in parts:
+            repeated = f" x {times} loops" if times > 1 else ""
+            lines.append(f"  {name:<10}{count_parameters(module):>10,} parameters {cost:>12,} FLOPs{repeated}")
+        lines.append(f"  {'total':<10}{self.num_parameters():>10,} parameters {flops.total:>12,} FLOPs per step")
+        return "\n".join(lines)

@@ -1,0 +1,93 @@
+"""Everything a run is made of, and the named starting points."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from loopwm.errors import UserError
+from loopwm.model.config import LoopConfig, ModelConfig
+from loopwm.train.config import LossConfig, OptimConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. Every field can be overridden on the command line: `--model.loop.mu 6`."""
+
+    data: Path = Path("data/billiards.h5")
+    """Recorded episodes."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Size, core and loop."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser and schedule."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the terms, and how much of a window is shown."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Length, batch, seed, device, precision."""
+
+    def __post_init__(self) -> None:
+        if self.optim.warmup > self.train.updates:
+            raise UserError(
+                f"optim.warmup ({self.optim.warmup}) is longer than the whole training (train.updates = "
+                f"{self.train.updates}); lower it."
+            )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named starting point.
+
+    Attributes:
+        intent: what it is for, one line.
+        config: the run.
+        episodes: how many billiards episodes `demo` records for it.
+    """
+
+    intent: str
+    config: RunConfig
+    episodes: int
+
+
+_BILLIARDS = RunConfig()
+
+PRESETS: dict[str, Preset] = {
+    "billiards": Preset(
+        "the measured configuration: six discs, 0.16M parameters, 1500 updates, minutes on two CPU cores",
+        _BILLIARDS,
+        episodes=4000,
+    ),
+    "demo": Preset(
+        "the same model, fewer updates, so that three systems and their report take less than ten minutes",
+        replace(
+            _BILLIARDS,
+            optim=replace(_BILLIARDS.optim, warmup=30),
+            train=replace(_BILLIARDS.train, updates=500, validate_every=100),
+        ),
+        episodes=2000,
+    ),
+    "debug": Preset(
+        "everything tiny: does it run, in seconds; the numbers mean nothing",
+        RunConfig(
+            model=ModelConfig(width=16, heads=2, mlp_ratio=2, loop=LoopConfig(mu=2)),
+            optim=OptimConfig(warmup=2),
+            train=TrainConfig(
+                updates=20, batch=8, window=3, log_every=5, validate_every=10, precision="float32", compile=False
+            ),
+        ),
+        episodes=60,
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The named preset.
+
+    Raises:
+        UserError: no such preset; the nearest names are suggested.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    near = difflib.get_close_matches(name, PRESETS, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(PRESETS)}."
+    raise UserError(f"There is no preset '{name}'; {hint}")

@@ -1,0 +1,161 @@
+"""One safetensors file per checkpoint: tensors, and everything else as JSON in its header. Never pickle.
+
+A single file replaced by a rename cannot be torn: whatever happens, the previous checkpoint survives.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from loopwm.data.statistics import Statistics
+from loopwm.errors import UserError
+from loopwm.files import atomic_write
+from loopwm.model.config import ModelConfig
+from loopwm.model.world_model import WorldModel
+from loopwm.spaces import ActionSpec, ObservationSpec
+
+FORMAT = 1
+NAME = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What is needed to build the model before its weights are loaded."""
+
+    model: ModelConfig
+    observation: ObservationSpec
+    action: ActionSpec
+
+    @classmethod
+    def of(cls, model: WorldModel) -> Blueprint:
+        """The blueprint of an existing model."""
+        return cls(model.config, model.observation, model.action)
+
+    def build(self) -> WorldModel:
+        """A model with fresh weights and neutral statistics, to be overwritten by `load_state_dict`."""
+        features, actions = self.observation.num_features, self.action.stored_size
+        neutral = Statistics(
+            observation_mean=np.zeros(features, np.float32),
+            observation_std=np.ones(features, np.float32),
+            observation_changes=np.ones(features, bool),
+            action_mean=np.zeros(actions, np.float32),
+            action_std=np.ones(actions, np.float32),
+            reward_mean=0.0,
+            reward_std=1.0,
+        )
+        return WorldModel(self.model, self.observation, self.action, neutral)
+
+
+def save_checkpoint(path: Path, blueprint: Blueprint, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        tensors: flat names; weights under `model.` and `ema.`, the rest is the trainer's.
+        state: anything JSON can hold.
+
+    Raises:
+        LoopwmError: the disk refused; the previous checkpoint is untouched.
+    """
+    header = {"format": FORMAT, "blueprint": asdict(blueprint), "state": state}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as aside:
+        try:
+            save_file(contiguous, aside, metadata={"loopwm": json.dumps(header)})
+        except SafetensorError as error:
+            # safetensors wraps the operating system's refusal in an error of its own.
+            raise OSError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back: its blueprint, its tensors by name, its JSON state."""
+
+    path: Path
+    blueprint: Blueprint
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under `prefix.`, without it."""
+        start = prefix + "."
+        return {name[len(start) :]: tensor for name, tensor in self.tensors.items() if name.startswith(start)}
+
+    def restore(self, model: WorldModel, weights: str) -> WorldModel:
+        """Load the `weights` ("model" or "ema") of this checkpoint into `model`.
+
+        Raises:
+            UserError: the model has another architecture.
+        """
+        wanted, found = model.state_dict(), self.part(weights)
+        wrong = [name for name in wanted if name not in found or found[name].shape != wanted[name].shape]
+        wrong += [name for name in found if name not in wanted]
+        if wrong:
+            raise UserError(
+                f"{self.path} holds another architecture ({self.blueprint.model.system}, width "
+                f"{self.blueprint.model.width}): '{wrong[0]}' does not fit; load it with its own configuration."
+            )
+        model.load_state_dict(found)
+        return model
+
+
+def read_checkpoint(path: Path, prefixes: tuple[str, ...] | None = None, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a checkpoint file, or only the tensors under some prefixes.
+
+    Raises:
+        UserError: missing, truncated, not a loopwm checkpoint, or written by another format version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint at {path}; train one with: loopwm train billiards --run {path.parent}.")
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as stream:
+            header = json.loads((stream.metadata() or {}).get("loopwm", "null"))
+            names = [name for name in stream.keys() if prefixes is None or name.startswith(prefixes)]
+            tensors = {name: stream.get_tensor(name) for name in names}
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({error}): it is truncated or not a safetensors file; restore a copy "
+            "or train again."
+        ) from error
+    if not isinstance(header, dict) or "blueprint" not in header:
+        raise UserError(f"{path} is a safetensors file, but not one that loopwm wrote; give a loopwm checkpoint.")
+    if header["format"] != FORMAT:
+        raise UserError(
+            f"{path} has checkpoint format {header['format']}, this loopwm reads format {FORMAT}; "
+            "use the loopwm version that wrote it."
+        )
+    try:
+        blueprint = TypeAdapter(Blueprint).validate_python(header["blueprint"])
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise UserError(f"{path} describes a model this loopwm cannot build: {where}: {fault['msg']}.") from error
+    return Checkpoint(path, blueprint, tensors, header["state"])
+
+
+def load(run: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> WorldModel:
+    """The trained model of a run folder (or checkpoint file), ready to use.
+
+    Args:
+        run: a run folder, or a checkpoint file.
+        weights: `ema`, the averaged weights used for every reported number, or `model`, the last ones.
+
+    Raises:
+        UserError: no checkpoint there, or not one of ours.
+    """
+    if weights not in ("ema", "model"):
+        raise UserError(f"weights must be 'ema' or 'model', got '{weights}'.")
+    path = Path(run)
+    path = path if path.is_file() else path / NAME
+    checkpoint = read_checkpoint(path, (weights + ".",), device)
+    return checkpoint.restore(checkpoint.blueprint.build().to(device), weights).eval()

@@ -1,0 +1,91 @@
+"""What can be chosen about training. Importing this needs no torch, so that the command line starts fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from loopwm.errors import UserError
+
+
+def require(ok: bool, sentence: str) -> None:
+    """Raise UserError(sentence) unless `ok`."""
+    if not ok:
+        raise UserError(sentence)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 2e-3
+    """Learning rate between warm-up and cooldown."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's averaging coefficients."""
+    weight_decay: float = 0.05
+    """On matrices only; never on a, Delta, B, norms, biases or gains."""
+    warmup: int = 100
+    """Updates of linear warm-up."""
+    cooldown: float = 0.5
+    """Share of the updates, at the end, over which the rate falls linearly to zero."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    ema: float = 0.995
+    """Averaging of the weights used for evaluation."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"optim.lr must be positive, got {self.lr}.")
+        require(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}.")
+        require(self.warmup >= 0, f"optim.warmup must not be negative, got {self.warmup}.")
+        require(0 <= self.cooldown <= 1, f"optim.cooldown is a share in [0, 1], got {self.cooldown}.")
+        require(self.clip > 0, f"optim.clip must be positive, got {self.clip}.")
+        require(0 <= self.ema < 1, f"optim.ema must lie in [0, 1), got {self.ema}.")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Eq. 10: observation + reward + continue, over windows that are partly seen and partly imagined."""
+
+    reward: float = 0.1
+    """lambda_r, weight of the squared reward error (reward in units of its standard deviation)."""
+    continues: float = 1.0
+    """lambda_c, weight of the cross-entropy of the continue flag."""
+    observed: float = 0.5
+    """Share of the windows in which every observation is shown; the others go blind after a random step."""
+
+    def __post_init__(self) -> None:
+        require(min(self.reward, self.continues) >= 0, "loss.reward and loss.continues must not be negative.")
+        require(0 <= self.observed <= 1, f"loss.observed is a share in [0, 1], got {self.observed}.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, on what, how often something is written."""
+
+    updates: int = 1500
+    """Optimiser updates."""
+    batch: int = 128
+    """B, windows per update."""
+    window: int = 4
+    """K, transitions per window."""
+    seed: int = 0
+    """Seeds the weights, the windows and the depths."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products; `auto` measures both where the hardware has bfloat16 and keeps the faster."""
+    compile: bool = True
+    """Compile the block where a compiler is present; costs about half a minute at the start."""
+    log_every: int = 10
+    """Updates between two lines of the log."""
+    validate_every: int = 250
+    """Updates between two looks at the validation episodes."""
+    checkpoint_every: float = 60.0
+    """Seconds between two checkpoints."""
+    max_skipped: int = 50
+    """Give up after so many consecutive updates with a non-finite loss or gradient."""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch", "window", "log_every", "validate_every", "max_skipped"):
+            require(getattr(self, name) >= 1, f"train.{name} must be at least 1, got {getattr(self, name)}.")
+        require(self.checkpoint_every > 0, f"train.checkpoint_every must be positive, got {self.checkpoint_every}.")

@@ -1,0 +1,79 @@
+"""Which device, which precision, and whether the block gets compiled: decided at run time, by measuring."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from loopwm.errors import UserError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the accelerator if there is one, else the CPU.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"Device '{name}' is not available here; use train.device=auto or cpu.") from error
+    return device
+
+
+def compiler_present(device: torch.device) -> bool:
+    """Whether torch can compile for `device` here; the CPU needs a C++ compiler."""
+    return device.type == "cuda" or any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively."""
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager:
+    """bfloat16 matrix products, or nothing."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """The faster precision and the evidence: median seconds per update of each one measured."""
+
+    precision: Precision
+    seconds: dict[str, float]
+
+
+def faster_precision(device: torch.device, work: Callable[[Precision], None], repeats: int = 5) -> PrecisionChoice:
+    """Measure `work` in both precisions, interleaved, and keep the faster; bfloat16 must win by 5% to be worth it."""
+    if not has_bfloat16(device):
+        return PrecisionChoice("float32", {})
+    seconds: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
+    for repeat in range(repeats + 2):
+        for precision, taken in seconds.items():
+            start = time.perf_counter()
+            work(precision)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            # The leading rounds compile and warm up.
+            if repeat >= 2:
+                taken.append(time.perf_counter() - start)
+    median = {precision: sorted(taken)[len(taken) // 2] for precision, taken in seconds.items()}
+    faster: Precision = "bfloat16" if median["bfloat16"] < 0.95 * median["float32"] else "float32"
+    return PrecisionChoice(faster, {str(name): value for name, value in median.items()})

@@ -1,0 +1,112 @@
+"""What a training run writes about itself: its configuration, a JSONL log, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from loopwm.errors import UserError
+from loopwm.files import atomic_write, write_json
+from loopwm.presets import RunConfig
+
+LOG = "log.jsonl"
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that could change a number."""
+    names = ("loopwm", "torch", "numpy", "gymnasium", "pymunk")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def config_as_dict(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain JSON values."""
+    return TypeAdapter(RunConfig).dump_python(config, mode="json")
+
+
+def write_config(run: Path, config: RunConfig) -> None:
+    """RUN/config.yaml, accepted back by `loopwm train --config`."""
+    with atomic_write(run / "config.yaml") as aside:
+        aside.write_text(yaml.safe_dump(config_as_dict(config), sort_keys=False))
+
+
+def read_config(path: Path) -> RunConfig:
+    """A configuration from a YAML file; unknown keys and wrong types are refused.
+
+    Raises:
+        UserError: missing, not YAML, or a field that does not exist or does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no configuration file at {path}; a run writes one as RUN/config.yaml.")
+    try:
+        values = yaml.safe_load(path.read_text())
+        return TypeAdapter(RunConfig, config=None).validate_python(_refuse_unknown(values, asdict(RunConfig()), path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a YAML file: {error}.".replace("\n", " ")) from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise UserError(f"{path}: {where}: {fault['msg']}, got {fault['input']!r}; correct that line.") from error
+
+
+def _refuse_unknown(values: Any, known: dict[str, Any], path: Path, prefix: str = "") -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: '{prefix.rstrip('.') or 'the file'}' must be a mapping of option to value.")
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{path}: there is no option '{prefix}{name}'; known are {', '.join(known)}.")
+        if isinstance(known[name], dict):
+            _refuse_unknown(value, known[name], path, f"{prefix}{name}.")
+    return values
+
+
+class Journal:
+    """RUN/log.jsonl, one JSON object a line, and RUN/tensorboard."""
+
+    def __init__(self, run: Path, update: int = 0) -> None:
+        """Open for appending after `update`; later lines, left by a run that was cut off, are dropped."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run / LOG
+        kept = [line for line in read_log(run) if line["update"] <= update] if update else []
+        with atomic_write(self.path) as aside:
+            aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._stream = self.path.open("a")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=update + 1 if update else None)
+
+    def write(self, update: int, **fields: Any) -> None:
+        """Append one line; numbers also go to TensorBoard under their own names."""
+        self._stream.write(json.dumps({"update": update, **fields}) + "\n")
+        self._stream.flush()
+        for name, value in fields.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, update)
+
+    def close(self) -> None:
+        """Flush both."""
+        self._stream.close()
+        self._board.close()
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The lines of RUN/log.jsonl; a line torn by a kill is left out."""
+    lines = []
+    path = run / LOG
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def write_run_info(run: Path, **fields: Any) -> None:
+    """RUN/info.json: versions, data digest, sizes."""
+    write_json(run / "info.json", {"versions": versions(), **fields})

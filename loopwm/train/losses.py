@@ -1,0 +1,67 @@
+"""Eq. 9-10: what a window costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from loopwm.data.windows import Windows
+from loopwm.model.world_model import WorldModel
+from loopwm.train.config import LossConfig
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Eq. 10 and its three terms, each a scalar: `total` = observation + lambda_r reward + lambda_c continue."""
+
+    total: Tensor
+    observation: Tensor
+    reward: Tensor
+    continues: Tensor
+
+    def detached(self) -> dict[str, float]:
+        """The terms as plain numbers, under the names used in the log."""
+        names = {"loss": self.total, "observation": self.observation, "reward": self.reward, "continue": self.continues}
+        return {name: float(value.detach()) for name, value in names.items()}
+
+
+def visible_steps(batch: int, window: int, observed: float, generator: torch.Generator) -> Tensor:
+    """Which observations of each window the model gets to see, (B, K) bool.
+
+    o_0 always. A share `observed` of the windows is teacher-forced throughout; every other window is shown a prefix of
+    random length and must imagine the rest, so that long rollouts are trained for.
+    """
+    prefix = torch.randint(1, window + 1, (batch,), generator=generator)
+    forced = torch.rand(batch, generator=generator) < observed
+    prefix = torch.where(forced, window, prefix)
+    return torch.arange(window)[None, :] < prefix[:, None]
+
+
+def unroll(model: WorldModel, windows: Windows, visible: Tensor, num_loops: Tensor | int | None) -> Tensor:
+    """h_0 ... h_{K-1} of a window in which only the `visible` observations are given: (B, K, N, D)."""
+    embeddings = model.encode(windows.observations[:, :-1]) * visible[..., None, None].to(windows.observations)
+    h = model.initial(len(visible))
+    latents = []
+    for k in range(visible.shape[1]):
+        h = model.step(h, windows.actions[:, k], embeddings[:, k], num_loops=num_loops)
+        latents.append(h)
+    return torch.stack(latents, dim=1)
+
+
+def window_loss(model: WorldModel, windows: Windows, latents: Tensor, config: LossConfig, reward_std: float) -> LossTerms:
+    """Eq. 10, averaged over windows, steps and features.
+
+    Args:
+        latents: (B, K, N, D), one per transition of `windows`.
+        reward_std: standard deviation of the training rewards; the reward error is measured in it.
+    """
+    prediction = model.decode(latents)
+    target = model.normalise(windows.observations[:, 1:])
+    observation = (model.normalise(prediction.observation) - target).square().mean()
+    reward = ((prediction.reward - windows.rewards) / reward_std).square().mean()
+    continues = functional.binary_cross_entropy_with_logits(prediction.continue_logit, windows.continues)
+    total = observation + config.reward * reward + config.continues * continues
+    return LossTerms(total, observation, reward, continues)

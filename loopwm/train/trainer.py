@@ -1,0 +1,297 @@
+"""The training loop: windows in, checkpoints and a log out; interruptible and resumable."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loopwm.data.cache import open_memmap
+from loopwm.data.statistics import compute_statistics
+from loopwm.data.store import Store
+from loopwm.data.windows import SamplerState, Windows, WindowSampler, all_windows
+from loopwm.errors import LoopwmError, UserError
+from loopwm.model.depth import sample_loops
+from loopwm.model.world_model import WorldModel
+from loopwm.presets import RunConfig
+from loopwm.progress import Progress, SilentProgress
+from loopwm.train.checkpoint import NAME, Blueprint, Checkpoint, read_checkpoint, save_checkpoint
+from loopwm.train.hardware import Precision, autocast, compiler_present, faster_precision, resolve_device
+from loopwm.train.journal import Journal, read_config, write_config, write_run_info
+from loopwm.train.losses import LossTerms, unroll, visible_steps, window_loss
+from loopwm.train.optimiser import Average, adamw, learning_rate
+from loopwm.train.validation import validate
+
+
+class Interrupted(LoopwmError):
+    """Training was stopped by the user; everything is saved."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run came to.
+
+    Attributes:
+        run: its folder.
+        validation: `one_step` and `open_loop` normalised squared errors on the validation episodes, averaged weights.
+        updates: how many were made. skipped: how many of them were left out for being non-finite.
+        seconds: spent training, over all resumptions.
+    """
+
+    run: Path
+    validation: dict[str, float]
+    updates: int
+    skipped: int
+    seconds: float
+
+
+def train(config: RunConfig, run: Path, progress: Progress | None = None) -> TrainResult:
+    """Train a new run.
+
+    Args:
+        config: everything about it.
+        run: folder to create.
+
+    Raises:
+        UserError: the folder exists, the data cannot be used, the device is not there.
+        Interrupted: stopped by Ctrl-C, after saving.
+        LoopwmError: training diverged for good, or the disk refused.
+    """
+    run = Path(run)
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(
+            f"{run} already exists and is not overwritten; continue it with `loopwm train --resume {run}` or choose "
+            "another folder with --run."
+        )
+    trainer = Trainer(config, run)
+    run.mkdir(parents=True, exist_ok=True)
+    write_config(run, config)
+    trainer.settle_precision()
+    return trainer.fit(progress or SilentProgress())
+
+
+def resume(run: Path, progress: Progress | None = None) -> TrainResult:
+    """Continue an interrupted run from its last checkpoint, bit for bit on a CPU.
+
+    Raises:
+        UserError: nothing to resume there, or the data changed since.
+    """
+    run = Path(run)
+    if not (run / NAME).is_file() and (run / "config.yaml").is_file():
+        raise UserError(f"{run} was stopped before its first checkpoint; remove it and start again.")
+    checkpoint = read_checkpoint(run / NAME)
+    trainer = Trainer(read_config(run / "config.yaml"), run)
+    trainer.restore(checkpoint)
+    return trainer.fit(progress or SilentProgress())
+
+
+class Trainer:
+    """Holds all that changes during training; `save` and `restore` name every part of it."""
+
+    def __init__(self, config: RunConfig, run: Path) -> None:
+        self.config, self.run = config, run
+        self.device = resolve_device(config.train.device)
+        with Store.open(config.data) as store:
+            self.digest = store.digest
+            columns = open_memmap(store)
+            train_episodes, validation_episodes = store.split("train"), store.split("validation")
+            self.statistics = compute_statistics(columns, train_episodes)
+            observation, action = store.meta.observation, store.meta.action
+        self.sampler = WindowSampler(columns, train_episodes, config.train.seed)
+        self.validation = all_windows(columns, validation_episodes, length=10, stride=10)
+        torch.manual_seed(config.train.seed)
+        self.model = WorldModel(config.model, observation, action, self.statistics).to(self.device)
+        self.average = Average(self.model, config.optim.ema)
+        self.optimiser = adamw(self.model, config.optim)
+        # Depths and visibility have their own stream, so that nothing else can shift them.
+        self.generator = torch.Generator().manual_seed(config.train.seed + 1)
+        self.compiled = config.train.compile and compiler_present(self.device)
+        if self.compiled:
+            self.model.compile_blocks()
+        self.precision: Precision = "float32"
+        self.update, self.skipped, self.seconds = 0, 0, 0.0
+        self.last_validation: dict[str, float] = {}
+
+    # ---- one update ----
+
+    def loss(self, windows: Windows, precision: Precision) -> LossTerms:
+        """Draw depths and visibility, unroll, and compare: Eq. 10."""
+        config = self.config
+        batch, window = windows.rewards.shape
+        loops = sample_loops(config.model.loop, batch, self.generator) if self.model.core.loopable else None
+        visible = visible_steps(batch, window, config.loss.observed, self.generator).to(self.device)
+        with autocast(self.device, precision):
+            latents = unroll(self.model, windows, visible, loops)
+        return window_loss(self.model, windows, latents.float(), config.loss, self.statistics.reward_std)
+
+    def draw(self) -> Windows:
+        """The next training batch, on the device."""
+        return self.sampler.sample(self.config.train.batch, self.config.train.window).to(self.device)
+
+    def advance(self) -> dict[str, float]:
+        """One optimiser update; a non-finite loss or gradient is counted and skipped."""
+        rate = learning_rate(self.config.optim, self.update, self.config.train.updates)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        terms = self.loss(self.draw(), self.precision)
+        self.optimiser.zero_grad(set_to_none=True)
+        terms.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
+        finite = math.isfinite(float(norm)) and math.isfinite(float(terms.total.detach()))
+        if finite:
+            self.optimiser.step()
+            self.average.update(self.model, self.update)
+        else:
+            self.skipped += 1
+        self.update += 1
+        return {**terms.detached(), "gradient_norm": float(norm), "lr": rate, "finite": float(finite)}
+
+    def settle_precision(self) -> None:
+        """Choose the precision, by measuring when asked to; leaves every random stream as it was."""
+        wanted = self.config.train.precision
+        info: dict[str, Any] = {}
+        if wanted == "auto":
+            sampler, state, windows = self.sampler.state(), self.generator.get_state(), self.draw()
+
+            def work(precision: Precision) -> None:
+                self.generator.set_state(state)
+                self.loss(windows, precision).total.backward()
+
+            choice = faster_precision(self.device, work)
+            self.generator.set_state(state)
+            self.optimiser.zero_grad(set_to_none=True)
+            self.sampler.restore(sampler)
+            self.precision, info["precision_seconds"] = choice.precision, choice.seconds
+        else:
+            self.precision = wanted
+        write_run_info(
+            self.run,
+            data_digest=self.digest,
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+            precision=self.precision,
+            compiled=self.compiled,
+            parameters=self.model.num_parameters(),
+            **info,
+        )
+
+    # ---- the loop ----
+
+    def fit(self, progress: Progress) -> TrainResult:
+        """Update until done, interrupted or hopeless; save on the way and at the end."""
+        settings = self.config.train
+        journal = Journal(self.run, self.update)
+        bad_in_a_row, saved_at = 0, time.monotonic()
+        try:
+            with stop_on_signal() as stopped:
+                while self.update < settings.updates:
+                    start = time.perf_counter()
+                    fields = self.advance()
+                    self.seconds += time.perf_counter() - start
+                    bad_in_a_row = 0 if fields.pop("finite") else bad_in_a_row + 1
+                    last = self.update == settings.updates
+                    if self.update % settings.log_every == 0 or last or bad_in_a_row:
+                        journal.write(self.update, **_json_numbers(fields), skipped=self.skipped, seconds=self.seconds)
+                    if self.update % settings.validate_every == 0 or last:
+                        self.last_validation = validate(self.average.model, self.validation, self.device)
+                        journal.write(self.update, validation=self.last_validation, seconds=self.seconds)
+                    progress.advance(self.update, settings.updates, loss=fields["loss"], skipped=self.skipped)
+                    if bad_in_a_row >= settings.max_skipped:
+                        raise LoopwmError(
+                            f"{bad_in_a_row} updates in a row were non-finite at update {self.update} of {self.run}: "
+                            "lower optim.lr; the last checkpoint is from before that."
+                        )
+                    if stopped.is_set() or last or time.monotonic() - saved_at > settings.checkpoint_every:
+                        # A checkpoint taken while the run is diverging would spoil the last good one.
+                        if not bad_in_a_row or last or stopped.is_set():
+                            self.save()
+                            saved_at = time.monotonic()
+                    if stopped.is_set() and not last:
+                        raise Interrupted(
+                            f"Stopped at update {self.update} of {settings.updates}, everything is saved; go on with: "
+                            f"loopwm train --resume {self.run}"
+                        )
+        finally:
+            journal.close()
+        return TrainResult(self.run, self.last_validation, self.update, self.skipped, self.seconds)
+
+    # ---- everything that must survive ----
+
+    def save(self) -> None:
+        """Write RUN/checkpoint.safetensors."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.average.model.state_dict().items()}
+        optimiser = self.optimiser.state_dict()["state"]
+        tensors |= {f"optimiser.{i}.{name}": value for i, slot in optimiser.items() for name, value in slot.items()}
+        tensors["generator"] = self.generator.get_state()
+        state = {
+            "update": self.update,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "precision": self.precision,
+            "sampler": asdict(self.sampler.state()),
+            "validation": self.last_validation,
+            "data_digest": self.digest,
+        }
+        save_checkpoint(self.run / NAME, Blueprint.of(self.model), tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put everything back as `save` found it.
+
+        Raises:
+            UserError: the recorded data is not the data this run was trained on.
+        """
+        state = checkpoint.state
+        if state["data_digest"] != self.digest:
+            raise UserError(
+                f"{self.config.data} is not the recording that {self.run} was trained on (digest {self.digest[:12]} "
+                f"against {state['data_digest'][:12]}); put that recording back to resume."
+            )
+        checkpoint.restore(self.model, "model")
+        checkpoint.restore(self.average.model, "ema")
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in checkpoint.part("optimiser").items():
+            index, key = name.split(".", 1)
+            slots.setdefault(int(index), {})[key] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": slots, "param_groups": groups})
+        self.generator.set_state(checkpoint.tensors["generator"])
+        self.sampler.restore(SamplerState(**state["sampler"]))
+        self.update, self.skipped, self.seconds = state["update"], state["skipped"], state["seconds"]
+        self.precision, self.last_validation = state["precision"], state["validation"]
+
+
+def _json_numbers(fields: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in fields.items()}
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C stops at once. Outside the main thread it never fires."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
