@@ -34,7 +34,9 @@ def overlay(base: Config, path: Path) -> Config:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a YAML file ({' '.join(str(error).split())}); correct or replace it.") from error
+        raise UserError(
+            f"{path} is not a YAML file ({' '.join(str(error).split())}); correct or replace it."
+        ) from error
     try:
         return TypeAdapter(type(base)).validate_python(merge(asdict(base), values, path))
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import itertools
 import multiprocessing
@@ -10,7 +11,7 @@ import platform
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -76,15 +77,17 @@ def collect(config: CollectConfig, out: Path, progress: Callable[[int, int], Non
     refuse_existing(out, "choose another --out or remove it")
     world = find_world(config.world)
     meta = describe(world, config, out)
-
-    def counted() -> Iterator[Episode]:
-        for done, episode in enumerate(_record_all(config), start=1):
-            yield episode
-            if progress is not None:
-                progress(done, config.episodes)
-
-    write_store(out, counted(), meta)
+    # Closed here whatever happens: left to the garbage collector, it would stop its workers from any thread, any time.
+    with contextlib.closing(_record_all(config)) as episodes:
+        write_store(out, _counted(episodes, config.episodes, progress), meta)
     return meta
+
+
+def _counted(episodes: Iterable[Episode], total: int, progress: Callable[[int, int], None] | None) -> Iterator[Episode]:
+    for done, episode in enumerate(episodes, start=1):
+        yield episode
+        if progress is not None:
+            progress(done, total)
 
 
 def describe(world: World, config: CollectConfig, out: Path) -> StoreMeta:
@@ -151,7 +154,7 @@ def _record_range(config: CollectConfig, first: int, last: int) -> list[Episode]
     return episodes
 
 
-def _record_all(config: CollectConfig) -> Iterator[Episode]:
+def _record_all(config: CollectConfig) -> Generator[Episode, None, None]:
     """Every episode in order, whichever worker made it."""
     edges = [*range(0, config.episodes, _EPISODES_PER_TASK), config.episodes]
     tasks = list(itertools.pairwise(edges))

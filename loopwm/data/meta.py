@@ -82,14 +82,14 @@ def read_meta(path: Path, text: object) -> StoreMeta:
         )
     try:
         version = json.loads(text)["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise UserError(
-                f"{path} has schema version {version}, this loopwm reads version {SCHEMA_VERSION}; record it again or "
-                "use the loopwm version that wrote it."
-            )
-        meta = StoreMeta.from_json(text)
-    except (ValueError, KeyError, TypeError) as error:
+        meta = StoreMeta.from_json(text) if version == SCHEMA_VERSION else None
+    except (ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(f"{path} has damaged metadata ({error}); record it again.") from error
+    if meta is None:
+        raise UserError(
+            f"{path} has schema version {version}, this loopwm reads version {SCHEMA_VERSION}; record it again or "
+            "use the loopwm version that wrote it."
+        )
     if meta.time_convention != TIME_CONVENTION:
         raise UserError(
             f"{path} follows the time convention '{meta.time_convention}', loopwm needs '{TIME_CONVENTION}'; "

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loopwm.data.cache import Columns
+from loopwm.errors import UserError
+
+if TYPE_CHECKING:
+    from loopwm.data.cache import Columns
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,13 @@ class Statistics:
 
 
 def compute_statistics(columns: Columns, episodes: np.ndarray) -> Statistics:
-    """The statistics of `episodes` (indices); every observation counts, o_0 and o_L included."""
+    """The statistics of `episodes` (indices); every observation counts, o_0 and o_L included.
+
+    Raises:
+        UserError: `episodes` is empty.
+    """
+    if len(episodes) == 0:
+        raise UserError("There is no episode to take statistics from; record more episodes.")
     lengths, offsets = columns.ep_len[episodes], columns.ep_offset[episodes]
     rows = _ranges(offsets, lengths + 1)
     steps = _ranges(offsets, lengths)

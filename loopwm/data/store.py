@@ -10,8 +10,8 @@ an observation; its transition columns are zero and never read.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import h5py
 import numpy as np
@@ -27,8 +27,11 @@ import numpy as np
 from loopwm.data import split as splits
 from loopwm.data.episode import Episode, first_not_finite
 from loopwm.data.meta import ATTRIBUTE, TIME_CONVENTION, StoreMeta, read_meta
-from loopwm.errors import LoopwmError, UserError
+from loopwm.errors import UserError
 from loopwm.files import atomic_write, refuse_existing
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _ROWS_PER_FLUSH = 4096
 
@@ -142,32 +145,46 @@ def write_store(path: Path, episodes: Iterable[Episode], meta: StoreMeta) -> Non
     """
     path = Path(path)
     refuse_existing(path, "choose another path or remove it")
-    with atomic_write(path) as aside:
-        with _naming_the_disk(path):
-            file = h5py.File(aside, "w")
-        try:
-            with _naming_the_disk(path):
-                writer = EpisodeWriter(file, meta)
+    with atomic_write(path) as aside, _ForgivingFile(aside, "w+") as disk:
+        with h5py.File(disk, "w") as file:
+            writer = EpisodeWriter(file, meta)
             for episode in episodes:
-                with _naming_the_disk(path):
-                    writer.append(episode)
-            with _naming_the_disk(path):
-                writer.finish()
-        finally:
-            with _naming_the_disk(path):
-                file.close()
+                writer.append(episode)
+                disk.check()
+            writer.finish()
+        disk.check()
 
 
-@contextlib.contextmanager
-def _naming_the_disk(path: Path) -> Iterator[None]:
-    """The HDF5 library reports a full disk as one of two exceptions, sometimes only when the file is closed."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise LoopwmError(
-            f"Could not write {path}: {_last_line(error)}; free some space or choose another folder "
-            "(nothing was left behind)."
-        ) from error
+class _ForgivingFile(io.FileIO):
+    """A file that remembers that the disk refused and pretends to go on, until `check` raises what happened.
+
+    The HDF5 library crashes the process when a write fails, at the latest when it closes its files on exit. So it never
+    hears of it.
+    """
+
+    refusal: OSError | None = None
+
+    def write(self, data: Buffer, /) -> int:
+        view = memoryview(data).cast("B")
+        written = 0
+        while written < len(view) and self.refusal is None:
+            try:
+                written += super().write(view[written:]) or 0
+            except OSError as error:
+                self.refusal = error
+        return len(view)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.refusal = self.refusal or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the OSError that the disk answered with, if it did."""
+        if self.refusal is not None:
+            raise self.refusal
 
 
 class Store:

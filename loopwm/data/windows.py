@@ -77,6 +77,8 @@ class WindowSampler:
     """
 
     def __init__(self, columns: Columns, episodes: np.ndarray, seed: int) -> None:
+        if seed < 0:
+            raise UserError(f"A sampler's seed must not be negative, got {seed}.")
         self._columns = columns
         self._episodes = np.asarray(episodes, dtype=np.int64)
         self._seed, self._draws = seed, 0

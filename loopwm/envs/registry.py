@@ -21,7 +21,7 @@ class World:
     Attributes:
         name: as on the command line.
         summary: one line for people.
-        make: builds the environment, untruncated when given `max_steps=0`.
+        make: `max_steps` -> a new environment that truncates its episodes there.
         features: names of the observation's last axis.
         rates: pairs (feature, its time derivative).
         dt: seconds per environment step; 0 when unknown.

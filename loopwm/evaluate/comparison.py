@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from loopwm.evaluate.bootstrap import Bootstrap, Interval
-from loopwm.evaluate.evaluation import Evaluation, read_evaluation
+from loopwm.evaluate.evaluation import EpisodeErrors, EvaluateConfig, Evaluation, read_evaluation
 from loopwm.evaluate.speed import SpeedConfig, StepTime, processor, step_times
 from loopwm.train.checkpoint import load
 
 
 @dataclass(frozen=True)
 class Paired:
-    """One-step error of `run` over that of `reference`, on the same transitions, resampled together.
+    """Error of `run` over error of `reference`, on the same transitions, resampled together.
 
-    `ratio` is None when the two were not evaluated on the same transitions.
+    Attributes:
+        ratio: of the one-step errors; None when the two were not evaluated on the same transitions.
+        open_loop: of the open-loop errors, averaged over all steps; None likewise.
     """
 
     run: str
     reference: str
     ratio: Interval | None
+    open_loop: Interval | None
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,20 @@ def compare(runs: list[Path], speed: SpeedConfig | None = None) -> Comparison:
 
 
 def paired(run: Evaluation, reference: Evaluation) -> Paired:
-    """The ratio of two runs' one-step errors with an interval that resamples both on the same episodes."""
-    ours, theirs = run.one_step_episodes, reference.one_step_episodes
-    same = run.run.data_digest == reference.run.data_digest and (ours.episode, ours.count) == (
-        theirs.episode,
-        theirs.count,
+    """The ratios of two runs' errors with intervals that resample both on the same episodes."""
+    names = run.run.name, reference.run.name
+    if run.run.data_digest != reference.run.data_digest or not run.config.same_sample(reference.config):
+        return Paired(*names, None, None)
+    return Paired(
+        *names,
+        _ratio(run.one_step_episodes, reference.one_step_episodes, run.config),
+        _ratio(run.open_loop_episodes, reference.open_loop_episodes, run.config),
     )
-    if not same or run.config.seed != reference.config.seed or run.config.context != reference.config.context:
-        return Paired(run.run.name, reference.run.name, None)
-    bootstrap = Bootstrap(np.array(ours.episode), resamples=run.config.resamples, seed=run.config.seed)
+
+
+def _ratio(ours: EpisodeErrors, theirs: EpisodeErrors, config: EvaluateConfig) -> Interval | None:
+    if (ours.episode, ours.count) != (theirs.episode, theirs.count):
+        return None
+    bootstrap = Bootstrap(np.array(ours.episode), resamples=config.resamples, seed=config.seed)
     ratio = bootstrap.ratio(np.array(ours.error_sum), np.array(theirs.error_sum))
-    counted = Interval(ratio.mean, ratio.low, ratio.high, sum(ours.count), ratio.episodes)
-    return Paired(run.run.name, reference.run.name, counted)
+    return replace(ratio, n=sum(ours.count))

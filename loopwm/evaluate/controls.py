@@ -168,6 +168,6 @@ def flat(scorer: Scorer, observations: Array) -> npt.NDArray[np.float64]:
     return scorer.normalise(observations).reshape(*lead, -1)
 
 
-def with_one(inputs: Array) -> npt.NDArray[np.float64]:
+def with_one(inputs: Array) -> Array:
     """Inputs (n, I) with a constant column appended."""
     return np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)

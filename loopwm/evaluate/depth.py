@@ -133,25 +133,29 @@ def area_under_curve(bootstrap: Bootstrap, score: Array, positive: npt.NDArray[n
 class DifficultyBin:
     """One-step error of the transitions of one difficulty.
 
+    "Relative" compares the bin with all other transitions whose target is equally large, see `Matching`.
+
     Attributes:
         name: the bin.
         n: transitions in it.
         target_norm: mean size of their target.
-        matched_norm: the same after matching; about equal across bins if matching worked, None if it was impossible.
-        error: one mean error per T of the table.
-        matched: the same at matched target norm.
+        error: mean error at each T of the table.
         gain: error at the default T over error at T = 1; None for a stack.
-        matched_gain: the same at matched target norm.
+        share: fraction of the bin that has counterparts of its size; the relative numbers rest on them.
+        relative_norm: target norm relative to the counterparts; near 1 when matching worked.
+        relative: error at each T relative to the counterparts at that T.
+        relative_gain: gain relative to the counterparts' gain; below 1, loops help this difficulty in particular.
     """
 
     name: str
     n: int
     target_norm: Interval
-    matched_norm: Interval | None
     error: tuple[Interval, ...]
-    matched: tuple[Interval | None, ...]
     gain: Interval | None
-    matched_gain: Interval | None
+    share: float
+    relative_norm: Interval | None
+    relative: tuple[Interval | None, ...]
+    relative_gain: Interval | None
 
 
 @dataclass(frozen=True)
@@ -160,9 +164,8 @@ class DifficultyTable:
 
     Attributes:
         label: the label, as recorded.
-        loops: the numbers of loops T that every bin's `error` and `matched` run over.
+        loops: the numbers of loops T that every bin's `error` and `relative` run over.
         bins: easiest to hardest.
-        share: fraction of transitions with a target size that every bin has; the matched numbers rest on them.
         rank: Spearman correlation of label and error at the default T.
         matched_rank: the same within strata of equal target norm.
     """
@@ -170,7 +173,6 @@ class DifficultyTable:
     label: str
     loops: tuple[int, ...]
     bins: tuple[DifficultyBin, ...]
-    share: float
     rank: Interval
     matched_rank: Interval
 
@@ -190,31 +192,32 @@ def by_difficulty(
     norm = scorer.target_norm(segments.observations[:, :-1], segments.observations[:, 1:])[valid]
     errors = {loops: one.observation[valid] for loops, one in sweep.items()}
     bins = difficulty_bins(label, difficulty)
+    inside = [np.where(bins.index == g, 1.0, np.nan) for g in range(len(bins.names))]
     matching = Matching(bins, norm, bootstrap)
-    matched = {loops: matching.means(error) for loops, error in errors.items()}
-    matched_norm = matching.means(norm)
-    looped = 1 in errors and reference != 1
-    matched_gain = matching.ratios(errors[reference], errors[1]) if looped else [None] * len(bins.names)
-    rows = []
-    for g, name in enumerate(bins.names):
-        inside = bins.index == g
-        rows.append(
-            DifficultyBin(
-                name=name,
-                n=int(inside.sum()),
-                target_norm=bootstrap.mean(np.where(inside, norm, np.nan)),
-                matched_norm=matched_norm[g],
-                error=tuple(bootstrap.mean(np.where(inside, error, np.nan)) for error in errors.values()),
-                matched=tuple(matched[loops][g] for loops in errors),
-                gain=bootstrap.ratio(np.where(inside, errors[reference], np.nan), errors[1]) if looped else None,
-                matched_gain=matched_gain[g],
-            )
+    relative_norm, relative = matching.relative(norm), [matching.relative(error) for error in errors.values()]
+    gain: list[Interval | None] = [None] * len(bins.names)
+    relative_gain = gain
+    if 1 in errors and reference != 1:
+        gain = [bootstrap.ratio(errors[reference] * member, errors[1]) for member in inside]
+        relative_gain = matching.relative_gain(errors[reference], errors[1])
+    rows = [
+        DifficultyBin(
+            name=name,
+            n=int((bins.index == g).sum()),
+            target_norm=bootstrap.mean(norm * inside[g]),
+            error=tuple(bootstrap.mean(error * inside[g]) for error in errors.values()),
+            gain=gain[g],
+            share=matching.shares[g],
+            relative_norm=relative_norm[g],
+            relative=tuple(at_loops[g] for at_loops in relative),
+            relative_gain=relative_gain[g],
         )
+        for g, name in enumerate(bins.names)
+    ]
     return DifficultyTable(
         label=label,
         loops=tuple(errors),
         bins=tuple(rows),
-        share=matching.share,
         rank=rank_correlation(bootstrap, difficulty, errors[reference]),
         matched_rank=matched_rank_correlation(bootstrap, difficulty, errors[reference], norm),
     )

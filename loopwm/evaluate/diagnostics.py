@@ -45,7 +45,7 @@ def settling(model: WorldModel, segments: Segments, loops: int) -> Settling | No
         factors = (residual[1:] / residual[:-1])[loops // 2 :]
     factors = factors[np.isfinite(factors)]
     rate = float(np.median(factors)) if factors.size else float("nan")
-    return Settling(*(tuple(map(float, side)) for side in (low, median, high)), rate, residual.shape[1])
+    return Settling(tuple(low.tolist()), tuple(median.tolist()), tuple(high.tolist()), rate, residual.shape[1])
 
 
 @dataclass(frozen=True)

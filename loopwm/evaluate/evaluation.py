@@ -49,7 +49,7 @@ class EvaluateConfig:
     """At most so many rollouts."""
     training_rollouts: int = 4000
     """Stretches of the training episodes that the linear controls are fitted on."""
-    stability_steps: int = 10_000
+    stability_steps: int = 2000
     """Steps of the very long rollout."""
     resamples: int = 1000
     """Bootstrap resamples."""
@@ -64,6 +64,11 @@ class EvaluateConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}.")
 
+    def same_sample(self, other: EvaluateConfig) -> bool:
+        """Whether two evaluations of one recording looked at the same transitions, so that errors can be paired."""
+        names = ("split", "context", "transitions", "horizon", "stride", "rollouts", "seed")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -73,7 +78,7 @@ class RunInfo:
         name: name of the run folder. system: what kind of core.
         loops: T used where nothing else is said: mu, or 1 for a stack.
         flops: operations of one environment step: encode, step at T, decode. flops_step: the step alone.
-        data_digest: of the recording evaluated on; episodes, transitions: how much of it was in the split.
+        data, data_digest: the recording evaluated on. episodes, transitions: how much of it was in the split.
         config: the run's whole configuration.
     """
 
@@ -87,6 +92,7 @@ class RunInfo:
     flops: int
     flops_step: int
     world: str
+    data: str
     data_digest: str
     episodes: int
     transitions: int
@@ -118,6 +124,13 @@ class EpisodeErrors:
     count: tuple[int, ...]
     error_sum: tuple[float, ...]
 
+    @classmethod
+    def of(cls, episode: np.ndarray, error: np.ndarray) -> EpisodeErrors:
+        """Of errors (n,) and the episodes (n,) they belong to."""
+        ids, row = np.unique(episode, return_inverse=True)
+        sums = np.bincount(row, error, minlength=len(ids))
+        return cls(tuple(ids.tolist()), tuple(np.bincount(row).tolist()), tuple(sums.tolist()))
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -129,7 +142,7 @@ class Evaluation:
         horizon: open-loop curves. settling, retention: None for a stack.
         speed: of this run alone; compare runs with `compare`, which interleaves them.
         nonfinite: predicted numbers that were NaN or infinite in all measurements except `stability`.
-        one_step_episodes: per-episode sums behind `one_step`.
+        one_step_episodes: per-episode sums behind `one_step`. open_loop_episodes: of the open-loop error, all steps.
     """
 
     run: RunInfo
@@ -147,6 +160,7 @@ class Evaluation:
     processor: str
     nonfinite: int
     one_step_episodes: EpisodeErrors
+    open_loop_episodes: EpisodeErrors
     config: EvaluateConfig
 
     def save(self, path: Path) -> None:
@@ -201,6 +215,7 @@ def evaluate(
         flops=flops.total,
         flops_step=flops.step,
         world=columns.meta.world,
+        data=str(data or settings.data),
         data_digest=columns.digest,
         episodes=len(held_out),
         transitions=int(columns.ep_len[held_out].sum()),
@@ -234,7 +249,8 @@ def measure(
     controls = fit_controls(fitting, scorer, model.action)
     stages.done()
     long = rollouts(columns, held_out, horizon, stride=config.stride, rows=config.rollouts, seed=config.seed)
-    curves = horizon_curves(model, long, controls, config)
+    blind, seeing = open_loop(model, long), one_step(model, long)
+    curves = horizon_curves(scorer, long, blind, seeing, controls, config)
     stages.done()
     tables = tuple(
         depth.by_difficulty(scorer, sweep, steps, mu, label, bootstrap) for label in columns.meta.label_names
@@ -256,19 +272,16 @@ def measure(
         task=depth.task_scores(sweep[mu], steps, bootstrap),
         depth=depth.depth_curve(sweep, steps, mu, bootstrap),
         difficulty=tables,
-        horizon=tuple(curve for curve, _ in curves),
+        horizon=curves,
         settling=settling,
         retention=diagnostics.retention_spread(model),
         tokens=tokens,
         stability=stability,
         speed=speed,
         processor=processor(),
-        nonfinite=sum(errors.nonfinite for errors in sweep.values()) + curves[0][1] + curves[1][1],
-        one_step_episodes=EpisodeErrors(
-            tuple(map(int, bootstrap.ids)),
-            tuple(map(int, np.bincount(bootstrap.row))),
-            tuple(map(float, bootstrap.sums(error))),
-        ),
+        nonfinite=sum(errors.nonfinite for errors in (*sweep.values(), blind, seeing)),
+        one_step_episodes=EpisodeErrors.of(steps.transition_episode, error),
+        open_loop_episodes=EpisodeErrors.of(long.transition_episode, blind.observation[long.valid]),
         config=config,
     )
     stages.done()
@@ -276,23 +289,27 @@ def measure(
 
 
 def horizon_curves(
-    model: WorldModel, segments: Segments, controls: list[Control], config: EvaluateConfig
-) -> list[tuple[Curve, int]]:
-    """The model's open-loop curve, its floor, and every control's; each with its count of non-finite predictions."""
-    scorer = Scorer.of(model)
+    scorer: Scorer,
+    segments: Segments,
+    blind: StepErrors,
+    seeing: StepErrors,
+    controls: list[Control],
+    config: EvaluateConfig,
+) -> tuple[Curve, ...]:
+    """The model's open-loop curve, its floor (the same segments with every observation in view), every control's."""
     bootstrap = Bootstrap(segments.episode, resamples=config.resamples, seed=config.seed)
 
-    def curve(name: str, kind: Literal["model", "floor", "control"], errors: StepErrors) -> tuple[Curve, int]:
+    def curve(name: str, kind: Literal["model", "floor", "control"], errors: StepErrors) -> Curve:
         rmse = {
             group: tuple(one.root() for one in bootstrap.means(squared)) for group, squared in errors.groups.items()
         }
-        return Curve(name, kind, tuple(bootstrap.means(errors.observation)), rmse), errors.nonfinite
+        return Curve(name, kind, tuple(bootstrap.means(errors.observation)), rmse)
 
-    return [
-        curve("imagined", "model", open_loop(model, segments)),
-        curve("floor: every observation in view", "floor", one_step(model, segments)),
+    return (
+        curve("imagined", "model", blind),
+        curve("floor, every observation in view", "floor", seeing),
         *(curve(control.name, "control", control_errors(control, segments, scorer)) for control in controls),
-    ]
+    )
 
 
 def plain(value: Any) -> Any:

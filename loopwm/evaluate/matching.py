@@ -1,13 +1,13 @@
 """Comparing easy with hard transitions, also at matched size of the target.
 
-A step with many contacts also changes more, and a larger target alone makes a larger error. Matching removes that: all
-transitions are cut into strata by the size of their target, and the mean error of every difficulty bin is taken
-stratum by stratum and combined with the SAME stratum weights for all bins.
+A step with many contacts also changes more, and a larger target alone makes a larger error. Matching removes that: a
+transition is compared only with others whose target is as large.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ def difficulty_bins(label: str, values: Array, quantiles: int = 5) -> Difficulty
         rest = values[values > 0] if zeros else values
         cuts = np.unique(np.quantile(rest, np.linspace(0, 1, quantiles + 1))) if len(rest) else np.zeros(1)
         edges = [0.0, *cuts[:-1]] if zeros else list(cuts[:-1])
-        names = (["0"] if zeros else []) + [f"{a:.2g}-{b:.2g}" for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        names = (["0"] if zeros else []) + [f"{a:.2g}-{b:.2g}" for a, b in pairwise(cuts)]
     index = np.searchsorted(np.asarray(edges[1:], np.float64), values, side="right")
     kept, index = np.unique(index, return_inverse=True)
     return DifficultyBins(label, tuple(names[k] for k in kept), index.astype(np.int64))
@@ -57,70 +57,92 @@ def _count_name(edge: int, edges: list[int], largest: int) -> str:
 
 
 class Matching:
-    """Stratum weights that give every difficulty bin the same distribution of target sizes.
+    """Each difficulty bin against all OTHER transitions whose target is as large.
 
-    Strata are quantiles of the pooled target norm. A stratum in which any bin has fewer than `minimum` transitions is
-    left out for ALL bins; the others are weighted by the smallest share that any bin has there, so that no weight rests
-    on a bin's rare transitions.
+    Strata are quantiles of the target norm. In each stratum the mean error of the transitions outside the bin says what
+    error that size of target usually comes with; summed over the bin's own strata this is the bin's expected error (the
+    indirect standardisation of epidemiology). No single range of sizes has to be common to all bins, which matters:
+    contact-free steps and long contact chains share none. A stratum with fewer than `minimum` transitions outside the
+    bin is left out for that bin.
+
+    Args:
+        norm: (n,) target norms.
+        bootstrap: over the episodes of the n transitions.
 
     Attributes:
-        share: fraction of all transitions that lie in a stratum used; 0 when the bins have no target size in common.
-        weights: (strata,) summing to 1, or all zero.
+        shares: per bin, the fraction of its transitions that have a counterpart of their size.
     """
 
-    def __init__(self, bins: DifficultyBins, norm: Array, bootstrap: Bootstrap, *, strata: int = 10, minimum: int = 5):
-        cuts = np.quantile(norm, np.linspace(0, 1, strata + 1)[1:-1])
-        self._stratum = np.searchsorted(cuts, norm, side="right")
-        self._bins, self._bootstrap, self._strata = bins, bootstrap, strata
-        counts = np.zeros((len(bins.names), strata))
+    def __init__(self, bins: DifficultyBins, norm: Array, bootstrap: Bootstrap, *, strata: int = 20, minimum: int = 5):
+        self._stratum, self._bins, self._bootstrap = strata_of(norm, strata), bins, bootstrap
+        self._shape = (len(bins.names), strata)
+        counts = np.zeros(self._shape)
         np.add.at(counts, (bins.index, self._stratum), 1.0)
-        common = (counts >= minimum).all(axis=0)
-        overlap = np.where(common, (counts / counts.sum(axis=1, keepdims=True)).min(axis=0), 0.0)
-        self.weights = overlap / overlap.sum() if overlap.any() else overlap
-        self.counts = np.where(common, counts, 0.0).sum(axis=1).astype(int)
-        self.share = float(counts[:, common].sum() / counts.sum())
+        self._used = (counts.sum(0) - counts >= minimum) & (counts > 0)
+        self.shares = tuple(((counts * self._used).sum(1) / counts.sum(1)).tolist())
+        self._resampled_counts, self._counts = self._cells(np.ones(len(norm)))
 
-    def means(self, values: Array) -> list[Interval | None]:
-        """Matched mean of values (n,) in every bin; None throughout when there is no common target size."""
-        if not self.weights.any():
-            return [None] * len(self._bins.names)
-        estimate, resampled = self._estimates(values)
-        return [self._interval(estimate[g], resampled[:, g], g) for g in range(len(estimate))]
+    def relative(self, values: Array) -> list[Interval | None]:
+        """Mean of values (n,) in each bin over that of other transitions of equal target size; 1 is no difference.
 
-    def ratios(self, numerator: Array, denominator: Array) -> list[Interval | None]:
-        """Matched mean of `numerator` (n,) over matched mean of `denominator` (n,) in every bin, paired."""
-        if not self.weights.any():
-            return [None] * len(self._bins.names)
-        (top, tops), (bottom, bottoms) = self._estimates(numerator), self._estimates(denominator)
+        None where the bin has no counterparts.
+        """
+        resampled, estimate = self._sides(values)
+        return self._intervals(_divide(*estimate), _divide(*resampled))
+
+    def relative_gain(self, deep: Array, shallow: Array) -> list[Interval | None]:
+        """`deep` over `shallow` (n,) in each bin, relative to the same quotient of other transitions of equal size.
+
+        Below 1, the extra loops helped this bin more than they helped equally large other transitions.
+        """
+        (deep_resampled, deep_estimate), (resampled, estimate) = self._sides(deep), self._sides(shallow)
+        return self._intervals(
+            _divide(*deep_estimate) / _divide(*estimate), _divide(*deep_resampled) / _divide(*resampled)
+        )
+
+    def _intervals(self, estimate: Array, resampled: Array) -> list[Interval | None]:
+        """One interval per bin from estimates (1, G) and their resamples (R, G)."""
+        found: list[Interval | None] = []
+        for g in range(self._shape[0]):
+            member = (self._bins.index == g) & self._used[g, self._stratum]
+            if not member.any():
+                found.append(None)
+                continue
+            episodes = len(np.unique(self._bootstrap.row[member]))
+            found.append(interval(float(estimate[0, g]), resampled[:, g], int(member.sum()), episodes))
+        return found
+
+    def _sides(self, values: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """(observed, expected) sums per bin: for the resamples, (R, G) each, and for the sample itself, (1, G) each."""
+        resampled, sample = self._cells(values)
+        return self._compared(resampled, self._resampled_counts), self._compared(sample, self._counts)
+
+    def _compared(self, sums: Array, counts: Array) -> tuple[Array, Array]:
+        outside = counts.sum(1, keepdims=True) - counts
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratio, ratios = top / bottom, tops / bottoms
-        return [self._interval(ratio[g], ratios[:, g], g) for g in range(len(ratio))]
+            usual = (sums.sum(1, keepdims=True) - sums) / outside
+        # A resample may leave a stratum without counterparts; it then says nothing about that stratum.
+        used = self._used & (outside > 0)
+        return np.where(used, sums, 0.0).sum(-1), np.where(used, counts * usual, 0.0).sum(-1)
 
-    def _interval(self, estimate: float, resampled: Array, g: int) -> Interval:
-        member = (self._bins.index == g) & (self.weights[self._stratum] > 0)
-        episodes = len(np.unique(self._bootstrap.row[member]))
-        return interval(float(estimate), resampled, int(self.counts[g]), episodes)
-
-    def _estimates(self, values: Array) -> tuple[Array, Array]:
-        """Estimates (G,) and their resamples (R, G)."""
-        groups, strata = len(self._bins.names), self._strata
+    def _cells(self, values: Array) -> tuple[Array, Array]:
+        """Sums of values (n,) per bin and stratum: of the resamples (R, G, strata) and of the sample (1, G, strata)."""
+        groups, strata = self._shape
         cell = np.zeros((len(values), groups * strata))
-        where = (np.arange(len(values)), self._bins.index * strata + self._stratum)
-        cell[where] = 1.0
-        counts = self._bootstrap.sums(cell)
-        cell[where] = values
-        sums = self._bootstrap.sums(cell)
-        shape = (-1, groups, strata)
-        resampled = self._combine(self._bootstrap.resample(sums), self._bootstrap.resample(counts), shape)
-        return self._combine(sums.sum(0), counts.sum(0), shape)[0], resampled
+        cell[np.arange(len(values)), self._bins.index * strata + self._stratum] = values
+        sums = self._bootstrap.sums(cell).reshape(-1, groups, strata)
+        return self._bootstrap.resample(sums), sums.sum(0)[None]
 
-    def _combine(self, sums: Array, counts: Array, shape: tuple[int, int, int]) -> Array:
-        """Weighted mean over strata, (R, G). A stratum that a resample left empty passes its weight to the others."""
-        sums, counts = sums.reshape(shape), counts.reshape(shape)
-        weights = np.where(counts > 0, self.weights, 0.0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            cell = np.where(weights > 0, sums / counts, 0.0)
-            return (weights * cell).sum(-1) / weights.sum(-1)
+
+def strata_of(norm: Array, strata: int) -> npt.NDArray[np.int64]:
+    """Quantile stratum (n,) of each target norm (n,), from 0 to strata - 1."""
+    cuts = np.quantile(norm, np.linspace(0, 1, strata + 1)[1:-1])
+    return np.searchsorted(cuts, norm, side="right").astype(np.int64)
+
+
+def _divide(observed: Array, expected: Array) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return observed / expected
 
 
 def rank_correlation(bootstrap: Bootstrap, difficulty: Array, values: Array) -> Interval:
@@ -129,11 +151,10 @@ def rank_correlation(bootstrap: Bootstrap, difficulty: Array, values: Array) -> 
 
 
 def matched_rank_correlation(
-    bootstrap: Bootstrap, difficulty: Array, values: Array, norm: Array, strata: int = 10
+    bootstrap: Bootstrap, difficulty: Array, values: Array, norm: Array, strata: int = 20
 ) -> Interval:
     """Spearman correlation within strata of equal target norm (n,): ranks are centred stratum by stratum."""
-    cuts = np.quantile(norm, np.linspace(0, 1, strata + 1)[1:-1])
-    stratum = np.searchsorted(cuts, norm, side="right")
+    stratum = strata_of(norm, strata)
     x, y = np.zeros(len(norm)), np.zeros(len(norm))
     for s in np.unique(stratum):
         member = stratum == s

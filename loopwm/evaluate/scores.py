@@ -37,8 +37,9 @@ class Scorer:
     @classmethod
     def of(cls, model: WorldModel) -> Scorer:
         """Scores in the units the model was trained in: its statistics travel with its weights."""
-        mean, std = (buffer.double().cpu().numpy() for buffer in (model.observation_mean, model.observation_std))
-        return cls(model.observation, mean, std, model.observation_changes.bool().cpu().numpy())
+        names = ("observation_mean", "observation_std", "observation_changes")
+        mean, std, changes = (model.get_buffer(name).cpu().numpy() for name in names)
+        return cls(model.observation, mean.astype(np.float64), std.astype(np.float64), changes.astype(bool))
 
     @property
     def groups(self) -> dict[str, tuple[int, ...]]:

@@ -53,10 +53,15 @@ class Segments:
 
     def rows(self, rows: slice | npt.NDArray[np.integer]) -> Segments:
         """Some of the segments."""
-        per_row = {name: column[rows] for name, column in self.labels.items()}
-        arrays = (self.observations, self.actions, self.rewards, self.continues)
         return Segments(
-            *(array[rows] for array in arrays), per_row, self.valid[rows], self.episode[rows], self.start[rows]
+            observations=self.observations[rows],
+            actions=self.actions[rows],
+            rewards=self.rewards[rows],
+            continues=self.continues[rows],
+            labels={name: column[rows] for name, column in self.labels.items()},
+            valid=self.valid[rows],
+            episode=self.episode[rows],
+            start=self.start[rows],
         )
 
     def masked(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

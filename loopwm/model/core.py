@@ -27,7 +27,8 @@ class Prelude(nn.Module):
 
     def forward(self, h: Tensor, e: Tensor | None, u: Tensor) -> Tensor:
         """h, e (B, N, D), u (B, 1, D) -> e (B, N, D) with unit root mean square."""
-        x = self.from_latent(h) + u
+        # Under autocast the products are bfloat16; the sum that all layers add to is not.
+        x = self.from_latent(h).to(h.dtype) + u
         return self.norm(self.layers(x if e is None else x + e))
 
 
@@ -88,7 +89,9 @@ class LoopedCore(nn.Module):
         if not torch.is_grad_enabled() or int(loops.max()) <= window:
             return self._iterate(h, e, loops, residuals)
         with torch.no_grad():
-            h = self._iterate(h, e, (loops - window).clamp(min=0), residuals)
+            deep = self._iterate(h, e, (loops - window).clamp(min=0), residuals)
+        # Rows that fit into the window keep their start, and with a warm start its gradient.
+        h = torch.where((loops > window).to(h.device)[:, None, None], deep, h)
         return self._iterate(h, e, loops.clamp(max=window), residuals)
 
     def _iterate(self, h: Tensor, e: Tensor, loops: Tensor, residuals: list[Tensor] | None) -> Tensor:
@@ -115,7 +118,7 @@ class LoopedCore(nn.Module):
 
     def held_input(self, e: Tensor) -> Tensor:
         """The part of the input that no loop changes: B e for `zoh`, Delta B e for `euler`."""
-        held = self.B(e).float()
+        held = self.B(e).to(e.dtype)
         return held if self.loop.retention == "zoh" else self.retention.delta * held
 
     def update(self, h: Tensor, e: Tensor, held: Tensor) -> Tensor:

@@ -220,24 +220,23 @@ class WorldModel(nn.Module):
             self.core.update = torch.compile(self.core.update, dynamic=True)
 
     def __repr__(self) -> str:
-        flops = self.flops()
-        parts = [
-            ("encoder", self.encoder, flops.encoder, 1),
-            ("actions", self.action_encoder, flops.action, 1),
-            ("prelude", self.core.prelude, flops.prelude, 1),
+        flops, core = self.flops(), self.core
+        parts: list[tuple[str, list[nn.Module], int, int]] = [
+            ("encoder", [self.encoder], flops.encoder, 1),
+            ("actions", [self.action_encoder], flops.action, 1),
+            ("prelude", [core.prelude], flops.prelude, 1),
         ]
-        if isinstance(self.core, LoopedCore):
+        if isinstance(core, LoopedCore):
             parts += [
-                ("B", self.core.B, flops.held_input, 1),
-                ("retention", self.core.retention, 0, flops.loops),
-                ("block", self.core.block, flops.block, flops.loops),
-                ("coda", self.core.coda, flops.coda, 1),
+                ("B", [core.B], flops.held_input, 1),
+                ("retention", [core.retention], 0, flops.loops),
+                ("block", [core.norm_h, core.block], flops.block, flops.loops),
+                ("coda", [core.coda, core.norm_out], flops.coda, 1),
             ]
-        heads = nn.ModuleList([self.observation_head, self.reward_head, self.continue_head])
-        parts.append(("heads", heads, flops.heads, 1))
+        parts.append(("heads", [self.observation_head, self.reward_head, self.continue_head], flops.heads, 1))
         lines = [f"WorldModel({self.config.system}, N={self.tokens} tokens, D={self.config.width})"]
-        for name, module, cost, times in parts:
+        for name, modules, cost, times in parts:
             repeated = f" x {times} loops" if times > 1 else ""
-            lines.append(f"  {name:<10}{count_parameters(module):>10,} parameters {cost:>12,} FLOPs{repeated}")
+            lines.append(f"  {name:<10}{sum(map(count_parameters, modules)):>10,} parameters {cost:>12,} FLOPs{repeated}")
         lines.append(f"  {'total':<10}{self.num_parameters():>10,} parameters {flops.total:>12,} FLOPs per step")
         return "\n".join(lines)

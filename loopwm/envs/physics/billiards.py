@@ -36,7 +36,8 @@ class BilliardsConfig:
         speed: root mean square speed per disc, over starts; with the default impulse and damping, random play keeps it.
         impulse: velocity change of the cue for an action component of 1.
         damping: share of its velocity a disc keeps over one second; 1 conserves energy between actions.
-        pocket_radius: the episode terminates with reward 1 when the cue's centre ends a step this near a corner.
+        pocket_radius: the episode terminates with reward 1 when the cue's centre ends a step this near a corner; a
+            centre gets no nearer than sqrt(2) radii, so 0 closes the pockets.
         max_steps: the episode is truncated after this many steps; 0 never truncates.
         dt: seconds per environment step.
         substeps: engine steps per environment step.

@@ -1,0 +1,41 @@
+"""loopwm collect"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from loopwm.commands.arguments import parse
+from loopwm.data.collect import CollectConfig, collect
+from loopwm.data.store import Store
+from loopwm.progress import TerminalProgress
+
+
+@dataclass(frozen=True)
+class Collect(CollectConfig):
+    """Record episodes of a world under random actions into one HDF5 file.
+
+    The file appears when it is complete. It depends on the seed, and not on the number of workers."""
+
+    world: Annotated[Positional[str], arg(metavar="[WORLD]")] = CollectConfig.world
+    """Name of the world."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """The new file; data/WORLD.h5 when left out."""
+
+
+def main(words: list[str]) -> None:
+    """Parse, record, print."""
+    arguments = parse(Collect, words, "collect")
+    config = CollectConfig(**{one.name: getattr(arguments, one.name) for one in fields(CollectConfig)})
+    out = arguments.out or Path("data") / f"{config.world}.h5"
+    with TerminalProgress("recording", "episode") as progress:
+        collect(config, out, progress.advance)
+    with Store.open(out) as store:
+        print(
+            f"Recorded {store.num_episodes} episodes of {config.world} with {store.num_transitions} transitions: {out}"
+        )
+    print(f"next: loopwm train --data {shlex.quote(str(out))}")

@@ -1,0 +1,58 @@
+"""loopwm evaluate"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from loopwm.commands.arguments import parse
+from loopwm.evaluate.bootstrap import Interval
+from loopwm.evaluate.evaluation import FILE, EvaluateConfig, Evaluation, evaluate
+from loopwm.progress import TerminalProgress
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained model on episodes it has never seen, and keep the result in its run folder."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run folder."""
+    settings: Annotated[EvaluateConfig, arg(name="")] = field(default_factory=EvaluateConfig)
+    data: Annotated[Path | None, arg(metavar="FILE")] = None
+    """The recording; the one the run was trained on when left out."""
+
+
+def main(words: list[str]) -> None:
+    """Parse, evaluate, print."""
+    arguments = parse(Evaluate, words, "evaluate")
+    with TerminalProgress("evaluating", "stage") as progress:
+        result = evaluate(arguments.run, arguments.data, arguments.settings, progress)
+    print(table(result))
+    print(f"every number: {arguments.run / FILE}")
+    print(f"next: loopwm report {shlex.quote(str(arguments.run))}")
+
+
+def table(result: Evaluation) -> str:
+    """The main errors of an evaluation, one a line."""
+    info = result.run
+    who = [f"{point.loops} loop{'s'[: point.loops != 1]}" for point in result.depth]
+    if info.system != "looped":
+        who = [info.system]
+    lines = [f"{info.name}: normalised mean squared error, 95% intervals over {info.episodes} episodes"]
+    lines += ["one step ahead"]
+    lines += [row(name, point.error) for name, point in zip(who, result.depth, strict=True)]
+    lines += [row(name, error) for name, error in result.controls.items()]
+    last = len(result.horizon[0].error)
+    for steps in sorted({min(10, last), last}):
+        lines += [f"{steps} steps ahead"]
+        lines += [row(curve.name, curve.error[steps - 1]) for curve in result.horizon]
+    return "\n".join(lines)
+
+
+def row(name: str, error: Interval) -> str:
+    """One line of the table."""
+    return f"  {name:<36}{error.mean:>8.4f}  [{error.low:.4f}, {error.high:.4f}]  n = {error.n}"

@@ -1,0 +1,36 @@
+"""loopwm report"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from loopwm.commands.arguments import parse
+from loopwm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write report.html and report.json about one or more evaluated runs.
+
+    The page stands alone: no network, readable on a phone. The leading run is compared with the others."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
+    """Run folders."""
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/report")
+    """Where the two files go."""
+
+
+def main(words: list[str]) -> None:
+    """Parse, write, print."""
+    arguments = parse(Report, words, "report")
+    if not arguments.runs:
+        raise UserError("There is nothing to report on; name one or more run folders: loopwm report RUN [RUN ...]")
+    from loopwm.evaluate.report import write_report
+
+    write_report(list(arguments.runs), arguments.out, shlex.join(["loopwm", "report", *words]))
+    print(f"Written: {arguments.out / 'report.html'} and {arguments.out / 'report.json'}")

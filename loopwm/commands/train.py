@@ -1,0 +1,87 @@
+"""loopwm train"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from loopwm.commands.arguments import leading, parse, value_of, wants_help
+from loopwm.errors import UserError
+from loopwm.overlay import overlay
+from loopwm.presets import PRESETS, RunConfig, preset
+from loopwm.progress import TerminalProgress, duration
+
+if TYPE_CHECKING:
+    from loopwm.train.trainer import TrainResult
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a world model on recorded episodes and keep everything about it in one folder.
+
+    The preset is the starting point, the file given with --config changes it, and the options below change both."""
+
+    preset: Annotated[Positional[str], arg(metavar="[PRESET]", help=f"One of {', '.join(PRESETS)}.")]
+    settings: Annotated[RunConfig, arg(name="")]
+    run: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """The new run folder; runs/PRESET when left out."""
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    """YAML file with some or all of the options, such as the config.yaml of another run."""
+    resume: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Continue this interrupted run instead, with its own configuration; goes without any other option."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Continue an interrupted run from its last checkpoint, with its own configuration."""
+
+    resume: Annotated[Path, arg(metavar="FOLDER")]
+    """The run folder."""
+
+
+def main(words: list[str]) -> None:
+    """Parse, train, print."""
+    if not wants_help(words) and any(word.split("=")[0] == "--resume" for word in words):
+        result = continued(parse(Resume, words, "train").resume)
+    else:
+        result = trained(parse_train(words))
+    errors = ", ".join(f"{name.replace('_', '-')} error {value:.4f}" for name, value in result.validation.items())
+    print(f"Trained {result.run}: {result.updates} updates in {duration(result.seconds)}; on validation {errors}")
+    if result.skipped:
+        print(f"{result.skipped} updates were skipped because their loss or gradient was not finite.")
+    print(f"next: loopwm evaluate {shlex.quote(str(result.run))}")
+
+
+def parse_train(words: list[str]) -> Train:
+    """Preset < file < command line."""
+    name = leading(words, "billiards")
+    settings = preset(name).config
+    file = value_of("--config", words)
+    if file is not None:
+        settings = overlay(settings, Path(file))
+    arguments = parse(Train, words, "train", Train(name, settings))
+    if arguments.preset != name:
+        raise UserError(f"Write the preset right after the command: loopwm train {arguments.preset} ...")
+    return arguments
+
+
+def trained(arguments: Train) -> TrainResult:
+    """A new run."""
+    # Imported here and below because torch takes seconds, and mistakes in the options are answered before.
+    from loopwm.train.trainer import train
+
+    run = arguments.run or Path("runs") / arguments.preset
+    with TerminalProgress("training", "update") as progress:
+        return train(arguments.settings, run, progress)
+
+
+def continued(run: Path) -> TrainResult:
+    """The rest of an interrupted run."""
+    from loopwm.train.trainer import resume
+
+    with TerminalProgress("training", "update") as progress:
+        return resume(run, progress)

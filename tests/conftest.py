@@ -1,0 +1,26 @@
+"""A small real recording, made once per test process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loopwm.data.cache import Columns, open_memmap
+from loopwm.data.collect import CollectConfig, collect
+from loopwm.data.store import Store
+
+
+@pytest.fixture(scope="session")
+def billiards_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of a store with 60 billiards episodes of at most 60 steps. Read it, never change it."""
+    path = tmp_path_factory.mktemp("billiards") / "billiards.h5"
+    collect(CollectConfig(episodes=60, max_steps=60, workers=1, seed=7), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def billiards_columns(billiards_store: Path) -> Columns:
+    """The columns of `billiards_store`."""
+    with Store.open(billiards_store) as store:
+        return open_memmap(store)

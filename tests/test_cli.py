@@ -1,0 +1,335 @@
+"""What a person at the keyboard sees: help, hints, one sentence per mistake, and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import pytest
+import yaml
+
+from loopwm.cli import COMMANDS, main
+from loopwm.commands.train import parse_train
+from loopwm.presets import PRESETS
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def loopwm(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line in an empty folder: words -> (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(billiards_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the debug preset."""
+    run = tmp_path_factory.mktemp("runs") / "debug"
+    assert main(["train", "debug", "--data", str(billiards_store), "--run", str(run)]) == 0
+    return run
+
+
+def started(folder: Path, *words: str | Path) -> subprocess.Popen[str]:
+    """A command line in a process of its own, for what only a real process can show."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "loopwm", *map(str, words)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def assert_one_sentence(error: str) -> None:
+    """One line for a person, and no traceback."""
+    assert error.startswith("loopwm: ")
+    assert len(error.splitlines()) == 1
+    assert "Traceback" not in error
+
+
+# ---- help and hints ----
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_command_and_every_preset(loopwm: Run, words: list[str]):
+    code, out, _ = loopwm(*words)
+    assert code == 0
+    for name in [*COMMANDS, *PRESETS]:
+        assert f"\n  {name} " in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(loopwm: Run, command: str):
+    code, out, _ = loopwm(command, "--help")
+    assert code == 0
+    assert out.startswith(f"usage: loopwm {command}")
+    assert "--help" in out
+
+
+@pytest.mark.parametrize("words", ["--help", "train --help", "train debg", "trian"])
+def test_help_and_mistakes_are_answered_without_importing_anything_heavy(words: str):
+    program = (
+        "import sys; from loopwm.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'gymnasium', 'h5py', 'matplotlib', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words.split()], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_the_installed_one(loopwm: Run):
+    assert loopwm("--version") == (0, "loopwm 0.1.0\n", "")
+
+
+def test_an_unknown_command_gets_the_nearest_one(loopwm: Run):
+    assert loopwm("trian") == (2, "", "loopwm: There is no command 'trian'; did you mean 'train'?\n")
+    assert "choose one of demo, collect, train" in loopwm("xyz")[2]
+
+
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_an_unknown_preset_gets_the_nearest_one(loopwm: Run, command: str):
+    assert loopwm(command, "debgu") == (2, "", "loopwm: There is no preset 'debgu'; did you mean 'debug'?\n")
+
+
+def test_an_unknown_world_gets_the_nearest_one(loopwm: Run):
+    code, _, error = loopwm("collect", "biliards")
+    assert code == 2
+    assert_one_sentence(error)
+    assert "did you mean 'billiards'?" in error
+
+
+def test_an_unknown_option_gets_the_nearest_ones(loopwm: Run):
+    code, _, error = loopwm("train", "debug", "--model.loop.muu", "6")
+    assert code == 2
+    assert "--model.loop.muu" in error
+    assert "--model.loop.mu INT" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("train debug --model.loop.mu six", "invalid literal for int() with base 10: 'six'"),
+        ("train debug --model.system lopped", "Expected one of"),
+        ("evaluate", "RUN"),
+        ("report", "RUN"),
+        ("collect billiards --episodes", "--episodes"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_option_is_refused(loopwm: Run, words: str, expected: str):
+    code, _, error = loopwm(*words.split())
+    assert code == 2
+    assert expected in " ".join(error.replace("│", " ").split())
+
+
+# ---- options ----
+
+
+def test_the_command_line_beats_the_file_and_the_file_beats_the_preset(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {lr: 0.5, warmup: 1}\nmodel: {loop: {mu: 5}}\n")
+    settings = parse_train(["debug", "--config", str(file), "--optim.lr", "0.25"]).settings
+    debug = PRESETS["debug"].config
+    assert settings == replace(
+        debug,
+        optim=replace(debug.optim, lr=0.25, warmup=1),
+        model=replace(debug.model, loop=replace(debug.model.loop, mu=5)),
+    )
+
+
+def test_underscores_and_hyphens_mean_the_same():
+    assert parse_train(["debug", "--train.log-every", "3"]) == parse_train(["debug", "--train.log_every", "3"])
+
+
+def test_the_configuration_beside_a_run_is_accepted_back(trained: Path, billiards_store: Path):
+    again = parse_train(["billiards", "--config", str(trained / "config.yaml")])
+    assert again.settings == replace(PRESETS["debug"].config, data=billiards_store)
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("train debug --model.loop.mu 0", "model.loop.mu must be at least 1, got 0"),
+        ("train debug --model.width 10 --model.heads 4", "must be a multiple of model.heads"),
+        ("train debug --optim.lr -1", "optim.lr must be positive"),
+        ("train --optim.lr 1 debug", "loopwm train debug ..."),
+        ("train debug --data nowhere.h5", "There is no store at nowhere.h5; record one with"),
+        ("train debug --config nowhere.yaml", "nowhere.yaml cannot be read"),
+        ("train --resume nowhere", "There is no checkpoint at nowhere"),
+        ("evaluate nowhere", "There is no checkpoint at nowhere"),
+        ("report nowhere", "nowhere"),
+        ("collect billiards --episodes 0", "at least 1 episode"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence_and_exit_code_2(loopwm: Run, words: str, expected: str, tmp_path: Path):
+    code, out, error = loopwm(*words.split())
+    assert (code, out) == (2, "")
+    assert_one_sentence(error)
+    assert expected in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("model: {widht: 3}", "there is no option 'model.widht'; did you mean 'model.width'?"),
+        ("model: 3", "'model' must be a mapping"),
+        ("- 1", "the file must be a mapping"),
+        ("model: {width: many}", "model.width: Input should be a valid integer"),
+        ("model: {loop: {mu: 0}}", "model.loop.mu must be at least 1"),
+        ("model: [", "is not a YAML file"),
+    ],
+)
+def test_a_configuration_file_with_a_mistake_is_refused_by_its_line(
+    loopwm: Run, tmp_path: Path, content: str, expected: str
+):
+    (tmp_path / "mine.yaml").write_text(content)
+    code, _, error = loopwm("train", "debug", "--config", "mine.yaml")
+    assert code == 2
+    assert_one_sentence(error)
+    assert expected in error
+
+
+def damage(recording: Path, how: str, path: Path) -> None:
+    """Write a damaged variant of a recording to `path`."""
+    content = recording.read_bytes()
+    if how == "foreign bytes":
+        content = b"not a recording" * 99
+    if how == "cut short":
+        content = content[: len(content) // 2]
+    path.write_bytes(content)
+    if how == "another HDF5 file":
+        path.unlink()
+        with h5py.File(path, "w") as file:
+            file["x"] = [1.0]
+    if how == "another schema version":
+        with h5py.File(path, "a") as file:
+            file.attrs["loopwm"] = str(file.attrs["loopwm"]).replace('"schema_version": 1', '"schema_version": 99')
+    if how == "a NaN":
+        with h5py.File(path, "a") as file:
+            rows = file["observation"]
+            assert isinstance(rows, h5py.Dataset)
+            rows[7] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("foreign bytes", "is not a readable HDF5 file"),
+        ("cut short", "truncated"),
+        ("another HDF5 file", "not a loopwm store"),
+        ("another schema version", "has schema version 99"),
+        ("a NaN", "NaN or infinite"),
+    ],
+)
+def test_a_recording_that_cannot_be_used_is_refused(
+    loopwm: Run, billiards_store: Path, tmp_path: Path, how: str, expected: str
+):
+    path = tmp_path / "bad.h5"
+    damage(billiards_store, how, path)
+    before = path.read_bytes()
+    code, _, error = loopwm("train", "debug", "--data", path)
+    assert code == 2
+    assert_one_sentence(error)
+    assert expected in error
+    assert path.read_bytes() == before
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_existing_recording_is_not_overwritten(loopwm: Run, billiards_store: Path):
+    before = billiards_store.read_bytes()
+    code, _, error = loopwm("collect", "billiards", "--episodes", "1", "--out", billiards_store)
+    assert code == 2
+    assert_one_sentence(error)
+    assert "already exists and is not overwritten" in error
+    assert billiards_store.read_bytes() == before
+
+
+def test_an_existing_run_is_not_overwritten(loopwm: Run, trained: Path, billiards_store: Path):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    code, _, error = loopwm("train", "debug", "--data", billiards_store, "--run", trained)
+    assert code == 2
+    assert_one_sentence(error)
+    assert f"loopwm train --resume {trained}" in error
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_a_refusal_of_the_operating_system_is_exit_code_1(loopwm: Run, billiards_store: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, error = loopwm("train", "debug", "--data", billiards_store, "--run", "file/run")
+    assert code == 1
+    assert_one_sentence(error)
+    assert "file/run" in error
+
+
+# ---- stopping and going on ----
+
+
+def interrupted(process: subprocess.Popen[str], ready: Callable[[], bool]) -> tuple[int, str]:
+    """Send Ctrl-C once `ready` says so: (exit code, standard error)."""
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    return process.returncode, error
+
+
+def test_ctrl_c_in_training_saves_and_says_how_to_go_on(loopwm: Run, billiards_store: Path, tmp_path: Path):
+    run, log = tmp_path / "stopped", tmp_path / "stopped" / "log.jsonl"
+    words = ("train", "debug", "--data", billiards_store, "--run", run, "--train.updates", "100000")
+    code, error = interrupted(started(tmp_path, *words), lambda: log.is_file() and log.stat().st_size > 0)
+    assert code == 130
+    sentence = error.splitlines()[-1]
+    assert_one_sentence(sentence)
+    assert f"loopwm train --resume {run}" in sentence
+    assert "Traceback" not in error
+    # Going on finishes what is left; the configuration is shortened so that little is.
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["train"]["updates"] = int(sentence.split("update ")[1].split()[0]) + 5
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    code, out, _ = loopwm("train", "--resume", run)
+    assert code == 0
+    assert out.startswith(f"Trained {run}: {settings['train']['updates']} updates")
+
+
+def test_a_resumed_run_keeps_its_configuration(loopwm: Run, trained: Path):
+    code, _, error = loopwm("train", "--resume", trained, "--optim.lr", "1")
+    assert code == 2
+    assert "--optim.lr" in error
+
+
+def test_ctrl_c_in_recording_leaves_nothing_behind(tmp_path: Path):
+    words = ("collect", "billiards", "--episodes", "100000", "--workers", "2", "--out", "data/x.h5")
+
+    def writing() -> bool:
+        return any(path.stat().st_size > 100_000 for path in tmp_path.glob("data/.x.h5.*"))
+
+    code, error = interrupted(started(tmp_path, *words), writing)
+    assert code == 130
+    assert error.splitlines()[-1] == "loopwm: Stopped; nothing half-written was left behind."
+    assert "Traceback" not in error
+    assert not list((tmp_path / "data").iterdir())
