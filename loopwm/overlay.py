@@ -32,7 +32,9 @@ def overlay(base: Config, path: Path) -> Config:
     try:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a YAML file.") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); give a file such as the config.yaml of a run."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is not a YAML file ({' '.join(str(error).split())}); correct or replace it."

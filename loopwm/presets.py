@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loopwm.errors import UserError
+from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
 from loopwm.model.config import LoopConfig, ModelConfig
 from loopwm.train.config import LossConfig, OptimConfig, TrainConfig
 
@@ -41,12 +42,18 @@ class Preset:
     Attributes:
         intent: what it is for, one line.
         config: the run.
-        episodes: how many billiards episodes `demo` records for it.
+        episodes: how many billiards episodes `demo` and `study` record for it.
+        rates: learning rates that every system may choose from, on validation; a single one is taken as it is.
+        rate_updates: length of the short runs behind that choice.
+        evaluation: how much is evaluated.
     """
 
     intent: str
     config: RunConfig
     episodes: int
+    rates: tuple[float, ...]
+    rate_updates: int
+    evaluation: EvaluateConfig
 
 
 _BILLIARDS = RunConfig()
@@ -56,6 +63,9 @@ PRESETS: dict[str, Preset] = {
         "the measured configuration: six discs, 0.16M parameters, 1500 updates, minutes on two CPU cores",
         _BILLIARDS,
         episodes=4000,
+        rates=(2e-3, 4e-3, 8e-3),
+        rate_updates=300,
+        evaluation=EvaluateConfig(transitions=20_000),
     ),
     "demo": Preset(
         "the same model, fewer updates, so that three systems and their report take less than ten minutes",
@@ -65,6 +75,9 @@ PRESETS: dict[str, Preset] = {
             train=replace(_BILLIARDS.train, updates=500, validate_every=100),
         ),
         episodes=2000,
+        rates=(4e-3, 8e-3),
+        rate_updates=100,
+        evaluation=EvaluateConfig(),
     ),
     "debug": Preset(
         "everything tiny: does it run, in seconds; the numbers mean nothing",
@@ -76,6 +89,16 @@ PRESETS: dict[str, Preset] = {
             ),
         ),
         episodes=60,
+        rates=(2e-3, 4e-3),
+        rate_updates=5,
+        evaluation=EvaluateConfig(
+            transitions=200,
+            rollouts=40,
+            training_rollouts=100,
+            stability_steps=100,
+            resamples=100,
+            speed=SpeedConfig(rounds=3, seconds=0.01),
+        ),
     ),
 }
 

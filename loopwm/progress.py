@@ -106,7 +106,8 @@ class TerminalProgress:
         self._stream = stream or sys.stderr
         self._clock = clock
         self._pace = Pace()
-        self._shown_at: float | None = None
+        self._shown_at = -inf
+        self._shown = 0
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
 
@@ -125,9 +126,10 @@ class TerminalProgress:
         """Show `done` of `total`, with `fields` as `name value`. Cheap enough to call at every unit."""
         now = self._clock()
         pause = self.config.every if self._bar is None else self.config.redraw
-        if self._shown_at is not None and now - self._shown_at < pause and done < total:
+        complete = done == total and done != self._shown
+        if now - self._shown_at < pause and not complete:
             return
-        self._shown_at = now
+        self._shown_at, self._shown = now, done
         self._pace.update(now, done)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, tail=self._tail(total, fields))

@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 from loopwm.cli import COMMANDS, main
+from loopwm.commands.demo import make_room
 from loopwm.commands.train import parse_train
+from loopwm.errors import UserError
 from loopwm.presets import PRESETS
 
 Run = Callable[..., tuple[int, str, str]]
@@ -55,6 +57,7 @@ def started(folder: Path, *words: str | Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -84,13 +87,13 @@ def test_every_command_explains_itself(loopwm: Run, command: str):
     assert "--help" in out
 
 
-@pytest.mark.parametrize("words", ["--help", "train --help", "train debg", "trian"])
+@pytest.mark.parametrize("words", ["--help", "train --help", "train debg", "evaluate --help", "trian"])
 def test_help_and_mistakes_are_answered_without_importing_anything_heavy(words: str):
     program = (
         "import sys; from loopwm.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'gymnasium', 'h5py', 'matplotlib', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "heavy = {'torch', 'gymnasium', 'h5py', 'matplotlib', 'pydantic', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", program, *words.split()], capture_output=True, text=True)
@@ -177,7 +180,7 @@ def test_the_configuration_beside_a_run_is_accepted_back(trained: Path, billiard
         ("train --optim.lr 1 debug", "loopwm train debug ..."),
         ("train debug --data nowhere.h5", "There is no store at nowhere.h5; record one with"),
         ("train debug --config nowhere.yaml", "nowhere.yaml cannot be read"),
-        ("train --resume nowhere", "There is no checkpoint at nowhere"),
+        ("train --resume nowhere", "There is no interrupted run at nowhere"),
         ("evaluate nowhere", "There is no checkpoint at nowhere"),
         ("report nowhere", "nowhere"),
         ("collect billiards --episodes 0", "at least 1 episode"),
@@ -284,16 +287,41 @@ def test_a_refusal_of_the_operating_system_is_exit_code_1(loopwm: Run, billiards
     assert "file/run" in error
 
 
+def test_a_folder_that_is_not_a_demo_is_not_touched_by_one(loopwm: Run, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    code, _, error = loopwm("demo", "debug", "--out", "mine")
+    assert code == 2
+    assert_one_sentence(error)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_demo_is_kept_from_one_of_another_preset(tmp_path: Path):
+    make_room("demo", tmp_path / "out")
+    (tmp_path / "out" / "report.html").write_text("ten minutes of work")
+    with pytest.raises(UserError, match="holds a demo of the preset 'demo'"):
+        make_room("debug", tmp_path / "out")
+    make_room("demo", tmp_path / "out")
+    assert (tmp_path / "out" / "report.html").read_text() == "ten minutes of work"
+
+
+def test_a_debug_demo_makes_room_for_the_next(tmp_path: Path):
+    make_room("debug", tmp_path / "out")
+    (tmp_path / "out" / "report.html").write_text("numbers without meaning")
+    make_room("demo", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["preset.txt"]
+
+
 # ---- stopping and going on ----
 
 
 def interrupted(process: subprocess.Popen[str], ready: Callable[[], bool]) -> tuple[int, str]:
-    """Send Ctrl-C once `ready` says so: (exit code, standard error)."""
+    """Press Ctrl-C, which reaches all processes of a terminal, once `ready` says so: (exit code, standard error)."""
     deadline = time.monotonic() + 60
     while not ready():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     return process.returncode, error
 
@@ -322,13 +350,14 @@ def test_a_resumed_run_keeps_its_configuration(loopwm: Run, trained: Path):
     assert "--optim.lr" in error
 
 
-def test_ctrl_c_in_recording_leaves_nothing_behind(tmp_path: Path):
+@pytest.mark.parametrize("size", [0, 100_000], ids=["while workers start", "while writing"])
+def test_ctrl_c_in_recording_leaves_nothing_behind(tmp_path: Path, size: int):
     words = ("collect", "billiards", "--episodes", "100000", "--workers", "2", "--out", "data/x.h5")
 
-    def writing() -> bool:
-        return any(path.stat().st_size > 100_000 for path in tmp_path.glob("data/.x.h5.*"))
+    def begun() -> bool:
+        return any(path.stat().st_size >= size for path in tmp_path.glob("data/.x.h5.*"))
 
-    code, error = interrupted(started(tmp_path, *words), writing)
+    code, error = interrupted(started(tmp_path, *words), begun)
     assert code == 130
     assert error.splitlines()[-1] == "loopwm: Stopped; nothing half-written was left behind."
     assert "Traceback" not in error

@@ -42,6 +42,14 @@ def test_a_pipe_gets_one_plain_line_every_few_seconds_and_the_last_one_always():
     ]
 
 
+def test_the_end_is_said_once():
+    stream = io.StringIO()
+    with TerminalProgress("training", "update", stream=stream, clock=Clock()) as progress:
+        for done in (1, 2, 3, 3, 3):
+            progress.advance(done, 3)
+    assert stream.getvalue().splitlines() == ["training 1/3 updates", "training 3/3 updates"]
+
+
 def test_a_terminal_gets_a_bar_that_ends_complete():
     clock, stream = Clock(), Terminal()
     with TerminalProgress("recording", "episode", stream=stream, clock=clock) as progress:

@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from loopwm.commands.arguments import parse
 from loopwm.data.collect import CollectConfig, collect
 from loopwm.data.store import Store
+from loopwm.interrupts import stopping_between_units
 from loopwm.progress import TerminalProgress
 
 
@@ -32,8 +33,8 @@ def main(words: list[str]) -> None:
     arguments = parse(Collect, words, "collect")
     config = CollectConfig(**{one.name: getattr(arguments, one.name) for one in fields(CollectConfig)})
     out = arguments.out or Path("data") / f"{config.world}.h5"
-    with TerminalProgress("recording", "episode") as progress:
-        collect(config, out, progress.advance)
+    with TerminalProgress("recording", "episode") as progress, stopping_between_units(progress.advance) as advance:
+        collect(config, out, advance)
     with Store.open(out) as store:
         print(
             f"Recorded {store.num_episodes} episodes of {config.world} with {store.num_transitions} transitions: {out}"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from loopwm.commands.arguments import parse
-from loopwm.evaluate.bootstrap import Interval
-from loopwm.evaluate.evaluation import FILE, EvaluateConfig, Evaluation, evaluate
+from loopwm.evaluate.config import EvaluateConfig
 from loopwm.progress import TerminalProgress
+
+if TYPE_CHECKING:
+    from loopwm.evaluate.bootstrap import Interval
+    from loopwm.evaluate.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class Evaluate:
 def main(words: list[str]) -> None:
     """Parse, evaluate, print."""
     arguments = parse(Evaluate, words, "evaluate")
+    # Imported here because torch takes seconds, and mistakes in the options are answered before.
+    from loopwm.evaluate.evaluation import FILE, evaluate
+
     with TerminalProgress("evaluating", "stage") as progress:
         result = evaluate(arguments.run, arguments.data, arguments.settings, progress)
     print(table(result))

@@ -17,7 +17,7 @@ from loopwm.errors import UserError
 class Report:
     """Write report.html and report.json about one or more evaluated runs.
 
-    The page stands alone: no network, readable on a phone. The leading run is compared with the others."""
+    The page stands alone: no network, readable on a phone. The looped run is compared with the others."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
     """Run folders."""
@@ -32,5 +32,7 @@ def main(words: list[str]) -> None:
         raise UserError("There is nothing to report on; name one or more run folders: loopwm report RUN [RUN ...]")
     from loopwm.evaluate.report import write_report
 
-    write_report(list(arguments.runs), arguments.out, shlex.join(["loopwm", "report", *words]))
-    print(f"Written: {arguments.out / 'report.html'} and {arguments.out / 'report.json'}")
+    report = write_report(arguments.runs, arguments.out, shlex.join(["loopwm", "report", *words]))
+    for line in report.lines:
+        print(f"  - {line.text}")
+    print(f"report: {report.html}\nevery number: {report.json}")

@@ -81,6 +81,8 @@ def trained(arguments: Train) -> TrainResult:
 
 def continued(run: Path) -> TrainResult:
     """The rest of an interrupted run."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"There is no interrupted run at {run}; start one with: loopwm train billiards --run {run}")
     from loopwm.train.trainer import resume
 
     with TerminalProgress("training", "update") as progress:

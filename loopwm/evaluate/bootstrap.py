@@ -49,7 +49,8 @@ class Bootstrap:
 
     def __init__(self, episode: npt.NDArray[np.integer], *, resamples: int = 1000, seed: int = 0):
         self.ids, self.row = np.unique(np.asarray(episode), return_inverse=True)
-        self.num_values = len(self.row)
+        self._order = np.argsort(self.row, kind="stable")
+        self._begins = np.searchsorted(self.row[self._order], np.arange(len(self.ids)))
         draws = len(self.ids)
         rng = np.random.default_rng(seed)
         # (R, E): how often each episode was drawn.
@@ -57,10 +58,9 @@ class Bootstrap:
 
     def sums(self, values: Array) -> npt.NDArray[np.float64]:
         """Sum values (n, ...) within each episode, giving (E, ...). NaN counts as zero."""
-        values = np.asarray(values, dtype=np.float64)
-        total = np.zeros((len(self.ids), *values.shape[1:]))
-        np.add.at(total, self.row, np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf))
-        return total
+        values = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf)
+        # Sorted by episode, every episode is one stretch, and stretches are summed much faster than scattered rows.
+        return np.add.reduceat(values[self._order], self._begins, axis=0)
 
     def resample(self, sums: Array) -> npt.NDArray[np.float64]:
         """Sum episode sums (E, ...) over every resample, giving (R, ...)."""

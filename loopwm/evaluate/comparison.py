@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from loopwm.evaluate.bootstrap import Bootstrap, Interval
-from loopwm.evaluate.evaluation import EpisodeErrors, EvaluateConfig, Evaluation, read_evaluation
-from loopwm.evaluate.speed import SpeedConfig, StepTime, processor, step_times
+from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
+from loopwm.evaluate.evaluation import EpisodeErrors, Evaluation, read_evaluation
+from loopwm.evaluate.speed import StepTime, processor, step_times
 from loopwm.train.checkpoint import load
 
 

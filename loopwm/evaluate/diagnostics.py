@@ -15,6 +15,9 @@ from loopwm.model.core import LoopedCore
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
 
+# Below this, the relative change of a float32 latent is mostly rounding.
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Settling:
@@ -22,7 +25,8 @@ class Settling:
 
     Attributes:
         low, median, high: 10%, 50% and 90% over transitions, one value per loop.
-        rate: median factor from one loop to the next over the later half of the loops; below 1 means settling.
+        rate: median factor from one loop to the next in the later half of the loops; below 1 means settling. Changes
+            that are mere rounding are left out; NaN when there is nothing else.
         n: transitions.
     """
 
@@ -41,9 +45,8 @@ def settling(model: WorldModel, segments: Segments, loops: int) -> Settling | No
     one_step(model, segments, loops, batch=len(segments), trace=trace)
     residual = trace.residual.double().cpu().numpy()[:, segments.valid]
     low, median, high = np.quantile(residual, (0.1, 0.5, 0.9), axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        factors = (residual[1:] / residual[:-1])[loops // 2 :]
-    factors = factors[np.isfinite(factors)]
+    before, after = residual[loops // 2 : -1], residual[loops // 2 + 1 :]
+    factors = after[after > _ROUNDING] / before[after > _ROUNDING]
     rate = float(np.median(factors)) if factors.size else float("nan")
     return Settling(tuple(low.tolist()), tuple(median.tolist()), tuple(high.tolist()), rate, residual.shape[1])
 

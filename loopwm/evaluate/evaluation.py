@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,62 +12,23 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from loopwm.data.cache import Columns, open_memmap
-from loopwm.data.split import Split
 from loopwm.data.store import Store
 from loopwm.errors import UserError
 from loopwm.evaluate import depth, diagnostics
 from loopwm.evaluate.bootstrap import Bootstrap, Interval
+from loopwm.evaluate.config import EvaluateConfig
 from loopwm.evaluate.controls import Control, fit_controls
 from loopwm.evaluate.rollout import StepErrors, control_errors, one_step, open_loop
 from loopwm.evaluate.scores import Scorer
 from loopwm.evaluate.segments import Segments, rollouts, tile
-from loopwm.evaluate.speed import SpeedConfig, StepTime, processor, step_times
+from loopwm.evaluate.speed import StepTime, processor, step_times
 from loopwm.files import write_json
 from loopwm.model.world_model import WorldModel
 from loopwm.progress import Progress, SilentProgress
-from loopwm.train.checkpoint import load
+from loopwm.train.checkpoint import NAME, load, read_checkpoint
 from loopwm.train.journal import config_as_dict, read_config, versions
 
 FILE = "evaluation.json"
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """How much is evaluated. The defaults take about half a minute for 0.16M parameters on one core."""
-
-    split: Split = "test"
-    """Episodes to evaluate on."""
-    context: int = 1
-    """Steps a one-step prediction may look at: 1 shows only o_k and a_k, more lets the latent carry a memory."""
-    transitions: int = 6000
-    """Transitions of the one-step measurements, thinned evenly at random."""
-    horizon: int = 40
-    """Steps of an open-loop rollout."""
-    stride: int = 20
-    """Open-loop rollouts begin at every so many steps of an episode."""
-    rollouts: int = 600
-    """At most so many rollouts."""
-    training_rollouts: int = 4000
-    """Stretches of the training episodes that the linear controls are fitted on."""
-    stability_steps: int = 2000
-    """Steps of the very long rollout."""
-    resamples: int = 1000
-    """Bootstrap resamples."""
-    seed: int = 0
-    """Of everything random in an evaluation."""
-    speed: SpeedConfig = field(default_factory=SpeedConfig)
-    """How speed is measured."""
-
-    def __post_init__(self) -> None:
-        names = ("context", "transitions", "horizon", "stride", "rollouts", "training_rollouts", "stability_steps")
-        for name in (*names, "resamples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}.")
-
-    def same_sample(self, other: EvaluateConfig) -> bool:
-        """Whether two evaluations of one recording looked at the same transitions, so that errors can be paired."""
-        names = ("split", "context", "transitions", "horizon", "stride", "rollouts", "seed")
-        return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -75,7 +36,7 @@ class RunInfo:
     """What was evaluated.
 
     Attributes:
-        name: name of the run folder. system: what kind of core.
+        name: name of the run folder. system: what kind of core. updates: made so far.
         loops: T used where nothing else is said: mu, or 1 for a stack.
         flops: operations of one environment step: encode, step at T, decode. flops_step: the step alone.
         data, data_digest: the recording evaluated on. episodes, transitions: how much of it was in the split.
@@ -208,7 +169,7 @@ def evaluate(
         name=run.name,
         system=settings.model.system,
         seed=settings.train.seed,
-        updates=settings.train.updates,
+        updates=read_checkpoint(run / NAME, ()).state["update"],
         learning_rate=settings.optim.lr,
         loops=model.default_loops,
         parameters=model.num_parameters(),
@@ -245,7 +206,7 @@ def measure(
     stages.done()
     # Beyond the longest episode there is nothing to compare with.
     horizon = int(min(config.horizon, columns.ep_len[held_out].max(), columns.ep_len[training].max()))
-    fitting = rollouts(columns, training, horizon, rows=config.training_rollouts, seed=config.seed)
+    fitting = rollouts(columns, training, horizon, stride=5, rows=config.training_rollouts, seed=config.seed)
     controls = fit_controls(fitting, scorer, model.action)
     stages.done()
     long = rollouts(columns, held_out, horizon, stride=config.stride, rows=config.rollouts, seed=config.seed)
@@ -257,7 +218,7 @@ def measure(
     )
     stages.done()
     few = tile(columns, held_out, config.context, transitions=1000, seed=config.seed + 1)
-    settling = diagnostics.settling(model, few, 8 * mu)
+    settling = diagnostics.settling(model, few, 4 * mu)
     tokens = diagnostics.token_health(model, few)
     stages.done()
     stability = diagnostics.stability(model, long, steps=config.stability_steps, seed=config.seed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loopwm.evaluate.bootstrap import Interval
+from loopwm.evaluate.comparison import Comparison
 from loopwm.evaluate.depth import DifficultyTable
 from loopwm.evaluate.evaluation import Curve, Evaluation
 from loopwm.evaluate.findings import SYSTEM_NAMES, contact_table, finite, spread
@@ -43,66 +44,78 @@ def labels(evaluations: Sequence[Evaluation]) -> list[str]:
     ]
 
 
-def depth_figure(evaluations: Sequence[Evaluation]) -> Figure | None:
-    """One-step error against the number of loops; stacks are horizontal lines."""
-    looped = [one for one in evaluations if one.run.loops > 1]
-    if not looped:
+def depth_figure(evaluations: Sequence[Evaluation], comparison: Comparison) -> Figure | None:
+    """One-step error against the number of loops, relative to mu loops; stacks are level lines.
+
+    Ratios are paired, so their intervals leave out what all systems share: that some episodes are harder than others.
+    """
+    main, mu = evaluations[0], evaluations[0].run.loops
+    if mu == 1:
         return None
-    lines = []
-    deepest = max(point.loops for one in looped for point in one.depth)
-    for label, one in zip(labels(evaluations), evaluations, strict=True):
-        colour = colour_of(one)
-        if one in looped:
-            loops = [point.loops for point in one.depth]
-            lines.append(Line(label, loops, [point.error for point in one.depth], colour, marker="o"))
-        else:
-            # The band of the looped model is enough: three overlapping bands of the same episodes hide each other.
-            lines.append(Line(label, [1, deepest], [one.one_step.mean] * 2, colour, dash="--"))
-    main = looped[0]
-    ticks = tuple((point.loops, str(point.loops)) for point in main.depth)
+    loops = [point.loops for point in main.depth]
+    lines = [Line(labels(evaluations)[0], loops, [point.relative for point in main.depth], colour_of(main), marker="o")]
+    for label, other, pair in zip(labels(evaluations)[1:], evaluations[1:], comparison.pairs, strict=True):
+        if pair.ratio is not None:
+            level = Interval(
+                1 / pair.ratio.mean, 1 / pair.ratio.high, 1 / pair.ratio.low, pair.ratio.n, pair.ratio.episodes
+            )
+            lines.append(Line(label, [loops[0], loops[-1]], [level, level], colour_of(other), dash="--"))
+    ticks = tuple((count, str(count)) for count in loops)
+    y = Axis(f"one-step error / error of the looped model at T = {mu}")
     return Figure(
         "depth",
         "What the loops buy, one step ahead",
-        line_figure("depth", lines, Axis("loops T (log scale)", log=True, ticks=ticks), Axis("one-step error")),
-        f"One-step error of the looped model at T loops; it was trained around T = {main.run.loops}. Stacks have no loops "
-        f"to vary: level lines. n = {main.one_step.n} transitions of {main.one_step.episodes} episodes.",
+        line_figure("depth", lines, Axis("loops T", log=True, ticks=ticks), y, level=1.0),
+        f"One-step error of the looped model at T loops, relative to its error at T = {mu} ({spread(main.one_step)}), "
+        "around which it was trained. Stacks have no loops to vary: level lines, below 1 where they are better. "
+        f"n = {main.one_step.n:,} transitions of {main.one_step.episodes} episodes, intervals paired by episode.",
         "a flat line (the loops are ignored), or a line that turns up on the right (overthinking).",
     )
 
 
 def difficulty_figures(evaluations: Sequence[Evaluation]) -> list[Figure]:
-    """Error by number of contacts, and the same at matched target norm."""
+    """Error by number of contacts, then at matched target norm: contacts, and the label that still tells most."""
     table = contact_table(evaluations[0])
     if table is None:
         return []
-    groups = [bin.name for bin in table.bins]
+    name, counts = table.label.replace("_", " "), ", ".join(f"{bin.name}: {bin.n}" for bin in table.bins)
+    plain = Figure(
+        "difficulty",
+        "Harder steps, larger errors",
+        _by_bin("difficulty", evaluations, table, relative=False),
+        f"One-step error by {name} of the step, with 95% intervals. Transitions per group: {counts}.",
+        "a steep rise. But steps with many contacts also change more, which the next figure takes out.",
+    )
+    telling = max(evaluations[0].difficulty, key=lambda other: other.matched_rank.mean)
+    matched = [table] if telling.label == table.label else [table, telling]
+    return [plain, *(_matched_figure(evaluations, one) for one in matched)]
+
+
+def _matched_figure(evaluations: Sequence[Evaluation], table: DifficultyTable) -> Figure:
     name = table.label.replace("_", " ")
-    counts = ", ".join(f"{bin.name}: {bin.n}" for bin in table.bins)
-    plain, matched = [], []
+    return Figure(
+        f"matched-{table.label}",
+        f"By {name}, at matched size of the change",
+        _by_bin(f"matched-{table.label}", evaluations, table, relative=True),
+        "Each group against all OTHER transitions whose targets are equally large (same target norm). At 1, the group "
+        f"is as hard as its size suggests. Rank correlation of {name} and error of the leading run: "
+        f"{spread(table.rank)}, at matched target norm {spread(table.matched_rank)}.",
+        "values far above 1 on the right: these steps are hard in themselves, and the model does not resolve them.",
+    )
+
+
+def _by_bin(name: str, evaluations: Sequence[Evaluation], table: DifficultyTable, relative: bool) -> str:
+    """Errors of every run per bin of `table`; runs that were binned otherwise are left out."""
+    groups, bars = [bin.name for bin in table.bins], []
     for label, one in zip(labels(evaluations), evaluations, strict=True):
-        other = contact_table(one)
-        if other is not None and [bin.name for bin in other.bins] == groups:
-            plain.append(_bars(label, one, other, relative=False))
-            matched.append(_bars(label, one, other, relative=True))
-    axis = Axis(f"{name} in the step")
-    return [
-        Figure(
-            "difficulty",
-            "Harder steps, larger errors",
-            bar_figure("difficulty", groups, plain, axis, Axis("one-step error")),
-            f"One-step error by {name}, with 95% intervals. Transitions per group: {counts}.",
-            "a steep rise. But steps with many contacts also change more, which the next figure takes out.",
-        ),
-        Figure(
-            "matched",
-            "The same at matched size of the change",
-            bar_figure("matched", groups, matched, axis, Axis("error / error of equally large changes"), level=1.0),
-            "Each group against all OTHER transitions whose targets are equally large (same target norm). At 1, more "
-            f"{name} add nothing beyond larger changes. Rank correlation of {name} and error of the leading run: "
-            f"{spread(table.rank)}, at matched target norm {spread(table.matched_rank)}.",
-            "values far above 1 on the right: these steps are hard in themselves, and the model does not resolve them.",
-        ),
-    ]
+        for other in one.difficulty:
+            if other.label == table.label and [bin.name for bin in other.bins] == groups:
+                at = other.loops.index(one.run.loops)
+                values = [bin.relative[at] if relative else bin.error[at] for bin in other.bins]
+                bars.append(Line(label, range(len(values)), values, colour_of(one)))
+    y = Axis("error / error of equally large changes") if relative else Axis("one-step error (log scale)", log=True)
+    x = Axis(f"{table.label.replace('_', ' ')} in the step")
+    return bar_figure(name, groups, bars, x, y, level=1.0 if relative else None)
 
 
 def gain_figure(evaluations: Sequence[Evaluation]) -> Figure | None:
@@ -232,7 +245,7 @@ def training_figure(evaluations: Sequence[Evaluation], logs: Sequence[list[dict[
         return None
     return Figure(
         "training",
-        "Training",
+        "Loss and validation error",
         line_figure("training", lines, Axis("update"), Axis("normalised squared error", log=True)),
         "Lines: observation loss of the training windows, smoothed, part of them imagined. Dots: one-step error on the "
         "validation episodes, averaged weights. The two measure different things and need not meet.",
@@ -259,17 +272,14 @@ def _horizon(
     # A control that runs away must not flatten everything else.
     known = [value for curve in main.horizon if curve.kind != "control" for value in means(pick(curve))]
     top = 1.6 * max((value for value in known if finite(value) < float("inf")), default=1.0)
-    return line_figure(name, lines, Axis("steps imagined"), Axis(y, limits=(0, top)))
+    last = len(main.horizon[0].error)
+    ticks = tuple((step, str(step)) for step in (1, 2, 5, 10, 20, 40, 80, 160, 320) if step <= last)
+    x = Axis("steps imagined (log scale)", log=True, ticks=ticks)
+    return line_figure(name, lines, x, Axis(y, limits=(0, top)))
 
 
 def _curve(label: str, values: Sequence[Interval | float], colour: str, dash: Dash = "-") -> Line:
     return Line(label, range(1, len(values) + 1), values, colour, dash)
-
-
-def _bars(label: str, evaluation: Evaluation, table: DifficultyTable, relative: bool) -> Line:
-    at = table.loops.index(evaluation.run.loops)
-    values = [bin.relative[at] if relative else bin.error[at] for bin in table.bins]
-    return Line(label, range(len(values)), values, colour_of(evaluation))
 
 
 def _smooth(points: Sequence[tuple[int, float]], most: int = 60) -> tuple[list[float], list[float]]:

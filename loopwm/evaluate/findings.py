@@ -15,13 +15,15 @@ from loopwm.evaluate.comparison import Comparison, Paired
 from loopwm.evaluate.depth import DifficultyTable
 from loopwm.evaluate.evaluation import Curve, Evaluation
 
-Verdict = Literal["better", "tie", "worse", "mixed", "unknown"]
+Verdict = Literal["better", "tie", "worse", "mixed", "unknown", "fails"]
 
 SYSTEM_NAMES = {
     "looped": "looped",
-    "stack-equal-params": "stack, equal parameters",
-    "stack-equal-flops": "stack, equal FLOPs",
+    "stack-equal-params": "equal-parameter stack",
+    "stack-equal-flops": "equal-FLOP stack",
 }
+SAME = 0.01
+"""Changes of an error below this share are not worth a word, however certain they are."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,18 @@ def against_stack(leading: Evaluation, other: Evaluation, pair: Paired) -> Findi
         "better": f"{gap} less error than the {name}",
         "worse": f"{gap} MORE error than the {name}",
     }.get(verdict, f"no clear difference from the {name}")
-    text = f"One step ahead: {says}, with {size}: {errors}, ratio {spread(pair.ratio)}, n = {pair.ratio.n}"
+    text = f"One step ahead: {says}, with {size}: {errors}, ratio {ratio(pair.ratio)}, n = {pair.ratio.n:,}"
     if pair.open_loop is None:
         return Finding(verdict, f"{text}.")
-    imagined = {"better": "it is better", "worse": "it is WORSE"}.get(verdict_of(pair.open_loop), "no clear difference")
-    steps = len(leading.horizon[0].error)
-    if verdict_of(pair.open_loop) != verdict:
+    imagined = verdict_of(pair.open_loop)
+    change = percent(abs(1 - pair.open_loop.mean))
+    says = {"better": f"{change} less error", "worse": f"{change} MORE error"}.get(imagined, "no clear difference")
+    if {verdict, imagined} == {"better", "worse"}:
         verdict = "mixed"
-    return Finding(verdict, f"{text}. Imagined over {steps} steps: {imagined}, ratio {spread(pair.open_loop)}.")
+    elif verdict == "tie":
+        verdict = imagined
+    steps = len(leading.horizon[0].error)
+    return Finding(verdict, f"{text}. Imagined over {steps} steps: {says}, ratio {ratio(pair.open_loop)}.")
 
 
 def against_controls(leading: Evaluation) -> Finding:
@@ -105,20 +111,17 @@ def loops(leading: Evaluation) -> Finding:
     mu, deepest = leading.run.loops, max(points)
     one, far = points[1].relative, points[deepest].relative
     # `relative` is error(T) / error(mu), so 1 / relative is what remains of the error after mu loops.
-    gain = percent(1 - 1 / one.mean) if one.mean > 1 else None
-    used = (
-        f"{mu} loops remove {gain} of the error that one loop leaves"
-        if gain and one.low > 1
-        else "Loops are IGNORED: one does as well"
-    )
+    used = f"{mu} loops remove {percent(1 - 1 / one.mean)} of the error that one loop leaves"
+    if one.low <= 1:
+        used = f"The loops are IGNORED: {mu} do no better than one"
     change = far.mean - 1
     beyond = (
-        f"at {deepest} loops the error is {percent(abs(change))} {'higher (overthinking)' if change > 0 else 'lower'}"
-        if verdict_of(far) != "tie"
+        f"at {deepest} loops the error is {percent(abs(change))} {'HIGHER (overthinking)' if change > 0 else 'lower'}"
+        if verdict_of(far) != "tie" and abs(change) >= SAME
         else f"at {deepest} loops the error is the same"
     )
-    verdict: Verdict = "worse" if one.low <= 1 else "mixed" if far.mean > 1.05 else "better"
-    return Finding(verdict, f"{used}; {beyond}, ratio {spread(far)}.")
+    verdict: Verdict = "worse" if one.low <= 1 else "mixed" if far.mean > 1.05 or one.mean < 1 + SAME else "better"
+    return Finding(verdict, f"{used}; {beyond}, ratio {ratio(far)}.")
 
 
 def task(leading: Evaluation) -> Finding:
@@ -144,9 +147,8 @@ def imagination(leading: Evaluation) -> Finding:
     if lead == 0:
         return Finding("worse", f"Imagining with eyes shut LOSES to a simple control from the outset; {ends}.")
     if lead < last:
-        return Finding(
-            "mixed", f"Imagining beats every control for {lead} steps and LOSES from step {lead + 1} on; {ends}."
-        )
+        steps = f"{lead} step{'s'[: lead != 1]}"
+        return Finding("mixed", f"Imagining beats every control for {steps} and LOSES from step {lead + 1} on; {ends}.")
     return Finding("better", f"Imagining with eyes shut beats every control at all {last} steps; {ends}.")
 
 
@@ -182,7 +184,7 @@ def failures(evaluations: list[Evaluation], comparison: Comparison) -> Finding:
     if leading.task.reward.mean >= leading.task.reward_variance:
         parts.append("the reward is predicted no better than by its mean")
     text = "; ".join(parts) if parts else "nothing measured here failed"
-    return Finding("worse" if parts else "better", f"Where it fails: {text}.")
+    return Finding("fails" if parts else "better", f"Where it fails: {text}.")
 
 
 def slowdown(evaluations: list[Evaluation], comparison: Comparison, index: int) -> str:
@@ -190,7 +192,7 @@ def slowdown(evaluations: list[Evaluation], comparison: Comparison, index: int) 
     ours, theirs = comparison.speed[0][-1], comparison.speed[index][-1]
     times = ours.decoded_median / theirs.decoded_median
     name = SYSTEM_NAMES.get(evaluations[index].run.system, evaluations[index].run.name)
-    return f"a step takes {times:.2f} times as long as the {name}'s (batch {ours.batch})" if times > 1.05 else ""
+    return f"a step takes {times:.2f} times as long as one of the {name} (batch {ours.batch})" if times > 1.05 else ""
 
 
 def contact_table(evaluation: Evaluation) -> DifficultyTable | None:
@@ -211,12 +213,17 @@ def finite(value: float) -> float:
 
 def number(value: float) -> str:
     """Three significant digits."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def percent(share: float) -> str:
     """A share as a percentage, with a digit more when it is small."""
     return f"{100 * share:.0f}%" if abs(share) >= 0.095 else f"{100 * share:.1f}%"
+
+
+def ratio(value: Interval) -> str:
+    """A ratio near 1 with its interval: three decimals, because the third digit matters."""
+    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
 def spread(value: Interval) -> str:

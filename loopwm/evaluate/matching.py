@@ -73,7 +73,7 @@ class Matching:
         shares: per bin, the fraction of its transitions that have a counterpart of their size.
     """
 
-    def __init__(self, bins: DifficultyBins, norm: Array, bootstrap: Bootstrap, *, strata: int = 20, minimum: int = 5):
+    def __init__(self, bins: DifficultyBins, norm: Array, bootstrap: Bootstrap, *, strata: int = 40, minimum: int = 5):
         self._stratum, self._bins, self._bootstrap = strata_of(norm, strata), bins, bootstrap
         self._shape = (len(bins.names), strata)
         counts = np.zeros(self._shape)
@@ -119,18 +119,19 @@ class Matching:
 
     def _compared(self, sums: Array, counts: Array) -> tuple[Array, Array]:
         outside = counts.sum(1, keepdims=True) - counts
-        with np.errstate(invalid="ignore", divide="ignore"):
-            usual = (sums.sum(1, keepdims=True) - sums) / outside
         # A resample may leave a stratum without counterparts; it then says nothing about that stratum.
         used = self._used & (outside > 0)
-        return np.where(used, sums, 0.0).sum(-1), np.where(used, counts * usual, 0.0).sum(-1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            usual = (sums.sum(1, keepdims=True) - sums) / outside
+            return np.where(used, sums, 0.0).sum(-1), np.where(used, counts * usual, 0.0).sum(-1)
 
     def _cells(self, values: Array) -> tuple[Array, Array]:
         """Sums of values (n,) per bin and stratum: of the resamples (R, G, strata) and of the sample (1, G, strata)."""
         groups, strata = self._shape
-        cell = np.zeros((len(values), groups * strata))
-        cell[np.arange(len(values)), self._bins.index * strata + self._stratum] = values
-        sums = self._bootstrap.sums(cell).reshape(-1, groups, strata)
+        episodes = len(self._bootstrap.ids)
+        place = (self._bootstrap.row * groups + self._bins.index) * strata + self._stratum
+        flat = np.bincount(place, values, minlength=episodes * groups * strata).astype(np.float64)
+        sums = flat.reshape(episodes, groups, strata)
         return self._bootstrap.resample(sums), sums.sum(0)[None]
 
 
@@ -151,10 +152,14 @@ def rank_correlation(bootstrap: Bootstrap, difficulty: Array, values: Array) -> 
 
 
 def matched_rank_correlation(
-    bootstrap: Bootstrap, difficulty: Array, values: Array, norm: Array, strata: int = 20
+    bootstrap: Bootstrap, difficulty: Array, values: Array, norm: Array, members: int = 60
 ) -> Interval:
-    """Spearman correlation within strata of equal target norm (n,): ranks are centred stratum by stratum."""
-    stratum = strata_of(norm, strata)
+    """Spearman correlation within strata of equal target norm (n,): ranks are centred stratum by stratum.
+
+    Args:
+        members: transitions per stratum; many make strata so wide that sizes differ within them.
+    """
+    stratum = strata_of(norm, max(1, len(norm) // members))
     x, y = np.zeros(len(norm)), np.zeros(len(norm))
     for s in np.unique(stratum):
         member = stratum == s

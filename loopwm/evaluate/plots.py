@@ -27,7 +27,7 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "loopwm",
-    "font.size": 10,
+    "font.size": 11,
     "font.family": "sans-serif",
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
@@ -45,7 +45,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "xtick.minor.visible": False,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10,
     "lines.linewidth": 1.8,
 }
 
@@ -140,7 +140,7 @@ def _figure(name: str, draw: Callable[[Axes], None], x: Axis, y: Axis, legend: b
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(dict(_STYLE)):
-        figure = Figure(figsize=(5.0, 3.5), layout="constrained")
+        figure = Figure(figsize=(4.8, 3.5), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes)
@@ -148,7 +148,7 @@ def _figure(name: str, draw: Callable[[Axes], None], x: Axis, y: Axis, legend: b
         _finish(axes.yaxis, axes.set_yscale, axes.set_ylim, y)
         axes.set_xlabel(x.label)
         # Above the axis instead of beside it: on a phone every pixel of width counts.
-        axes.set_title(y.label, loc="left", fontsize=10, color=MUTED)
+        axes.set_title(y.label, loc="left", fontsize=10.5, color=MUTED)
         if legend:
             count = len(axes.get_legend_handles_labels()[1])
             figure.legend(loc="outside lower left", ncols=2 if count > 1 else 1, handlelength=1.6, columnspacing=1.2)
@@ -159,6 +159,8 @@ def _figure(name: str, draw: Callable[[Axes], None], x: Axis, y: Axis, legend: b
 
 
 def _finish(axis, set_scale: Callable, set_limits: Callable, wanted: Axis) -> None:
+    from matplotlib.ticker import LogLocator
+
     if wanted.log:
         set_scale("log")
     if any(limit is not None for limit in wanted.limits):
@@ -169,6 +171,10 @@ def _finish(axis, set_scale: Callable, set_limits: Callable, wanted: Axis) -> No
     elif wanted.log:
         axis.set_major_formatter("{x:.3g}")
         axis.set_minor_formatter("")
+        low, high = axis.get_view_interval()
+        if high < 300 * low:
+            # So short a range holds too few powers of ten to read a value off.
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
 
 
 def inline(svg: str, name: str) -> str:

@@ -13,11 +13,11 @@ from loopwm.errors import UserError
 from loopwm.evaluate import figures, tables
 from loopwm.evaluate.animation import Animation, Scene, animate, scene_of
 from loopwm.evaluate.comparison import Comparison, compare
+from loopwm.evaluate.config import SpeedConfig
 from loopwm.evaluate.evaluation import Evaluation, plain, read_evaluation
 from loopwm.evaluate.findings import Finding, findings
 from loopwm.evaluate.rollout import open_loop
 from loopwm.evaluate.segments import rollouts
-from loopwm.evaluate.speed import SpeedConfig
 from loopwm.files import atomic_write, refuse_existing, write_json
 from loopwm.train.checkpoint import load
 from loopwm.train.journal import read_log, versions
@@ -122,7 +122,7 @@ def render(
         lstrip_blocks=True,
     )
     shown = {
-        "depth": [figures.depth_figure(evaluations), figures.gain_figure(evaluations)],
+        "depth": [figures.depth_figure(evaluations, comparison), figures.gain_figure(evaluations)],
         "difficulty": figures.difficulty_figures(evaluations),
         "horizon": figures.horizon_figures(evaluations),
         "inside": [figures.settling_figure(evaluations), figures.stability_figure(evaluations)],
@@ -135,6 +135,7 @@ def render(
         systems=tables.systems(evaluations, comparison),
         controls=tables.controls(evaluations[0]),
         depth=tables.depth(evaluations[0]),
+        ranks=tables.ranks(evaluations[0]),
         inside=tables.inside(evaluations),
         provenance=tables.provenance(evaluations, command, versions()),
         settings=tables.settings(evaluations),

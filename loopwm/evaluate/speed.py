@@ -9,19 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from loopwm.evaluate.config import SpeedConfig
 from loopwm.model.world_model import WorldModel
-
-
-@dataclass(frozen=True)
-class SpeedConfig:
-    """How speed is measured."""
-
-    batches: tuple[int, ...] = (1, 512)
-    """Rows that step together."""
-    rounds: int = 9
-    """Times every model gets its turn; the median round is reported."""
-    seconds: float = 0.05
-    """Time to spend on one model, batch size and round; at least one step is made."""
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,9 @@ def systems(evaluations: Sequence[Evaluation], comparison: Comparison) -> Table:
         ("MFLOPs per step", _each(evaluations, lambda one: Cell(f"{one.run.flops / 1e6:.2f}", _loops(one)))),
     ]
     for index, time in enumerate(comparison.speed[0]):
-        name = f"ms per step, batch {time.batch}"
-        rows.append((name, tuple(_time(times[index]) for times in comparison.speed)))
+        times = [of_run[index] for of_run in comparison.speed]
+        rows.append((f"ms per step, batch {time.batch}", tuple(_decoded(one) for one in times)))
+        rows.append(("the same, not decoded", tuple(_latent(one) for one in times)))
     rows += [
         ("Learning rate", _each(evaluations, lambda one: Cell(f"{one.run.learning_rate:g}"))),
         ("Updates, seed", _each(evaluations, lambda one: Cell(f"{one.run.updates:,}, {one.run.seed}"))),
@@ -55,9 +56,12 @@ def systems(evaluations: Sequence[Evaluation], comparison: Comparison) -> Table:
             f"Leading run's over this one's, all {steps} steps",
             tuple(_ratio(pair.open_loop if pair else None, pair) for pair in pairs),
         ),
-        ("Reward: squared error", _each(evaluations, _reward)),
-        ("Continue: Brier score", _each(evaluations, _brier)),
-        ("Continue: AUC", _each(evaluations, lambda one: interval_cell(one.task.auc))),
+        ("Reward: squared error (by the mean)", _each(evaluations, _reward)),
+        ("Continue: Brier score (by the base rate)", _each(evaluations, _brier)),
+        (
+            f"Continue: AUC, {evaluations[0].task.terminations} endings",
+            _each(evaluations, lambda one: interval_cell(one.task.auc)),
+        ),
     ]
     return Table(tuple(labels(evaluations)), tuple(rows))
 
@@ -82,7 +86,7 @@ def depth(evaluation: Evaluation) -> Table:
             f"T = {point.loops}" + (" (mu)" if point.loops == evaluation.run.loops > 1 else ""),
             (
                 interval_cell(point.error),
-                interval_cell(point.relative),
+                ratio_cell(point.relative),
                 interval_cell(point.reward),
                 interval_cell(point.brier),
             ),
@@ -90,6 +94,15 @@ def depth(evaluation: Evaluation) -> Table:
         for point in evaluation.depth
     )
     return Table(("one-step error", "over error at mu", "reward", "continue (Brier)"), rows)
+
+
+def ranks(evaluation: Evaluation) -> Table:
+    """How error follows each difficulty label."""
+    rows = tuple(
+        (table.label.replace("_", " "), (interval_cell(table.rank), interval_cell(table.matched_rank)))
+        for table in evaluation.difficulty
+    )
+    return Table(("rank correlation with error", "at matched target norm"), rows)
 
 
 def inside(evaluations: Sequence[Evaluation]) -> Table:
@@ -100,30 +113,29 @@ def inside(evaluations: Sequence[Evaluation]) -> Table:
         return (
             Cell("no loop")
             if spread_ is None
-            else Cell(number(spread_.mean), f"{spread_.low:.3f} to {spread_.high:.3f}")
+            else Cell(number(spread_.mean), f"{spread_.low:.3f}\u2013{spread_.high:.3f}")
         )
 
     def gap(one: Evaluation) -> Cell:
         relative = next(point.relative for point in one.depth if point.loops == 1)
-        return Cell("no loop") if one.run.loops == 1 else interval_cell(relative)
+        return Cell("no loop") if one.run.loops == 1 else ratio_cell(relative)
 
     def settled(one: Evaluation) -> Cell:
         if one.settling is None:
             return Cell("no loop")
         at_mu = one.settling.median[one.run.loops - 1]
-        return Cell(number(at_mu), f"then x {one.settling.rate:.2g} per loop")
+        return Cell(number(at_mu), f"x {one.settling.rate:.2g} a loop")
 
     def norms(one: Evaluation) -> Cell:
-        return Cell(
-            f"{min(one.stability.norm_low):.3g} to {max(one.stability.norm_high):.3g}", f"{one.stability.steps:,} steps"
-        )
+        low, high = min(one.stability.norm_low), max(one.stability.norm_high)
+        return Cell(between(low, high), f"{one.stability.steps:,} steps")
 
     def reach(one: Evaluation) -> Cell:
         return Cell(number(max(one.stability.reach)), f"recorded {number(one.stability.recorded_reach)}")
 
     rows = (
         ("Abar: mean, range", _each(evaluations, retention)),
-        ("Error at T = 1 over error at mu", _each(evaluations, gap)),
+        ("Error at T = 1 over that at mu", _each(evaluations, gap)),
         ("Latent's relative change in loop mu", _each(evaluations, settled)),
         (
             "Token correlation",
@@ -156,8 +168,9 @@ def provenance(evaluations: Sequence[Evaluation], command: str, now: dict[str, s
         ("Seeds", f"training {', '.join(str(one.run.seed) for one in evaluations)}; evaluation {main.config.seed}"),
         ("Bootstrap", f"{main.config.resamples} resamples of episodes, 95% percentile intervals"),
         ("Versions", ", ".join(f"{name} {value}" for name, value in now.items())),
-        ("Evaluated with", ", ".join(f"{name} {value}" for name, value in main.run.versions.items())),
     ]
+    if main.run.versions != now:
+        rows.append(("Evaluated with", ", ".join(f"{name} {value}" for name, value in main.run.versions.items())))
     return Table((), tuple((name, (Cell(text),)) for name, text in rows))
 
 
@@ -180,7 +193,17 @@ def flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 def interval_cell(value: Interval | None) -> Cell:
     """An estimate with its interval below."""
-    return Cell("-") if value is None else Cell(number(value.mean), f"{number(value.low)} to {number(value.high)}")
+    return Cell("-") if value is None else Cell(number(value.mean), between(value.low, value.high))
+
+
+def ratio_cell(value: Interval) -> Cell:
+    """A ratio near 1: three decimals."""
+    return Cell(f"{value.mean:.3f}", f"{value.low:.3f}\u2013{value.high:.3f}")
+
+
+def between(low: float, high: float) -> str:
+    """A range; where a sign would make a dash unreadable, in words."""
+    return f"{number(low)} to {number(high)}" if low < 0 else f"{number(low)}\u2013{number(high)}"
 
 
 def _each(evaluations: Sequence[Evaluation], cell: Callable[[Evaluation], Cell]) -> tuple[Cell, ...]:
@@ -191,11 +214,12 @@ def _ahead(error: Sequence[Interval], steps: Sequence[int]) -> tuple[Cell, ...]:
     return tuple(interval_cell(error[step - 1]) for step in steps)
 
 
-def _time(time: StepTime) -> Cell:
-    return Cell(
-        number(time.decoded_median),
-        f"{number(time.decoded_low)} to {number(time.decoded_high)}; {number(time.median)} without decoding",
-    )
+def _decoded(time: StepTime) -> Cell:
+    return Cell(number(time.decoded_median), between(time.decoded_low, time.decoded_high))
+
+
+def _latent(time: StepTime) -> Cell:
+    return Cell(number(time.median), between(time.low, time.high))
 
 
 def _loops(evaluation: Evaluation) -> str:
@@ -205,16 +229,14 @@ def _loops(evaluation: Evaluation) -> str:
 def _ratio(ratio: Interval | None, pair: object) -> Cell:
     if pair is None:
         return Cell("1", "leading run")
-    return Cell("-", "other data") if ratio is None else interval_cell(ratio)
+    return Cell("-", "other data") if ratio is None else ratio_cell(ratio)
 
 
 def _reward(evaluation: Evaluation) -> Cell:
     scores = evaluation.task
-    return Cell(number(scores.reward.mean), f"{number(scores.reward_variance)} by the mean")
+    return Cell(number(scores.reward.mean), number(scores.reward_variance))
 
 
 def _brier(evaluation: Evaluation) -> Cell:
     scores = evaluation.task
-    return Cell(
-        number(scores.brier.mean), f"{number(scores.brier_base)} by the base rate; {scores.terminations} endings"
-    )
+    return Cell(number(scores.brier.mean), number(scores.brier_base))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from loopwm.errors import UserError
 from loopwm.files import atomic_write, write_json
+from loopwm.overlay import overlay
 from loopwm.presets import RunConfig
 
 LOG = "log.jsonl"
@@ -42,29 +41,7 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         UserError: missing, not YAML, or a field that does not exist or does not fit.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no configuration file at {path}; a run writes one as RUN/config.yaml.")
-    try:
-        values = yaml.safe_load(path.read_text())
-        return TypeAdapter(RunConfig, config=None).validate_python(_refuse_unknown(values, asdict(RunConfig()), path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a YAML file: {error}.".replace("\n", " ")) from error
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise UserError(f"{path}: {where}: {fault['msg']}, got {fault['input']!r}; correct that line.") from error
-
-
-def _refuse_unknown(values: Any, known: dict[str, Any], path: Path, prefix: str = "") -> Any:
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: '{prefix.rstrip('.') or 'the file'}' must be a mapping of option to value.")
-    for name, value in values.items():
-        if name not in known:
-            raise UserError(f"{path}: there is no option '{prefix}{name}'; known are {', '.join(known)}.")
-        if isinstance(known[name], dict):
-            _refuse_unknown(value, known[name], path, f"{prefix}{name}.")
-    return values
+    return overlay(RunConfig(), path)
 
 
 class Journal:

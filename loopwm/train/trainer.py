@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ from loopwm.data.statistics import compute_statistics
 from loopwm.data.store import Store
 from loopwm.data.windows import SamplerState, Windows, WindowSampler, all_windows
 from loopwm.errors import LoopwmError, UserError
+from loopwm.interrupts import deferred_interrupt
 from loopwm.model.depth import sample_loops
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig
@@ -88,12 +85,23 @@ def resume(run: Path, progress: Progress | None = None) -> TrainResult:
         UserError: nothing to resume there, or the data changed since.
     """
     run = Path(run)
-    if not (run / NAME).is_file() and (run / "config.yaml").is_file():
-        raise UserError(f"{run} was stopped before its first checkpoint; remove it and start again.")
-    checkpoint = read_checkpoint(run / NAME)
     trainer = Trainer(read_config(run / "config.yaml"), run)
-    trainer.restore(checkpoint)
+    if (run / NAME).is_file():
+        trainer.restore(read_checkpoint(run / NAME))
+    else:
+        # Stopped before its first checkpoint: beginning again loses nothing.
+        trainer.settle_precision()
     return trainer.fit(progress or SilentProgress())
+
+
+def finished(run: Path) -> TrainResult | None:
+    """The result of a run that has made all its updates; None if it has not, or was never started."""
+    if not (Path(run) / NAME).is_file():
+        return None
+    state = read_checkpoint(Path(run) / NAME, ()).state
+    if state["update"] < read_config(Path(run) / "config.yaml").train.updates:
+        return None
+    return TrainResult(Path(run), state["validation"], state["update"], state["skipped"], state["seconds"])
 
 
 class Trainer:
@@ -194,7 +202,7 @@ class Trainer:
         journal = Journal(self.run, self.update)
         bad_in_a_row, saved_at = 0, time.monotonic()
         try:
-            with stop_on_signal() as stopped:
+            with deferred_interrupt() as stopped:
                 while self.update < settings.updates:
                     start = time.perf_counter()
                     fields = self.advance()
@@ -274,24 +282,3 @@ class Trainer:
 
 def _json_numbers(fields: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in fields.items()}
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C stops at once. Outside the main thread it never fires."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def ask(number: int, frame: object) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -45,12 +45,12 @@ class BilliardsConfig:
     """
 
     discs: int = 6
-    radius: float = 0.14
+    radius: float = 0.16
     half_width: float = 1.0
-    speed: float = 1.2
-    impulse: float = 0.3
+    speed: float = 1.6
+    impulse: float = 0.4
     damping: float = 0.985
-    pocket_radius: float = 0.25
+    pocket_radius: float = 0.28
     max_steps: int = 60
     dt: float = 0.25
     substeps: int = 25

@@ -1,0 +1,67 @@
+"""What can be chosen about an evaluation. Importing this needs no torch, so that the command line starts fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from loopwm.data.split import Split
+from loopwm.errors import UserError
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """How speed is measured."""
+
+    batches: tuple[int, ...] = (1, 512)
+    """Rows that step together."""
+    rounds: int = 9
+    """Times every model gets its turn; the median round is reported."""
+    seconds: float = 0.05
+    """Time to spend on one model, batch size and round; at least one step is made."""
+
+    def __post_init__(self) -> None:
+        if not self.batches or min(self.batches) < 1:
+            raise UserError(f"evaluate.speed.batches needs positive numbers, got {self.batches}.")
+        if self.rounds < 1 or self.seconds <= 0:
+            raise UserError(
+                f"evaluate.speed needs rounds of at least 1 and positive seconds, got {self.rounds} and {self.seconds}."
+            )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How much is evaluated. The defaults take about half a minute for 0.16M parameters on one core."""
+
+    split: Split = "test"
+    """Episodes to evaluate on."""
+    context: int = 1
+    """Steps a one-step prediction may look at: 1 shows only o_k and a_k, more lets the latent carry a memory."""
+    transitions: int = 6000
+    """Transitions of the one-step measurements, thinned evenly at random."""
+    horizon: int = 40
+    """Steps of an open-loop rollout."""
+    stride: int = 20
+    """Open-loop rollouts begin at every so many steps of an episode."""
+    rollouts: int = 600
+    """At most so many rollouts."""
+    training_rollouts: int = 4000
+    """Stretches of the training episodes that the linear controls are fitted on."""
+    stability_steps: int = 2000
+    """Steps of the very long rollout."""
+    resamples: int = 1000
+    """Bootstrap resamples."""
+    seed: int = 0
+    """Of everything random in an evaluation."""
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    """How speed is measured."""
+
+    def __post_init__(self) -> None:
+        names = ("context", "transitions", "horizon", "stride", "rollouts", "training_rollouts", "stability_steps")
+        for name in (*names, "resamples"):
+            if getattr(self, name) < 1:
+                raise UserError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}.")
+
+    def same_sample(self, other: EvaluateConfig) -> bool:
+        """Whether two evaluations of one recording looked at the same transitions, so that errors can be paired."""
+        names = ("split", "context", "transitions", "horizon", "stride", "rollouts", "seed")
+        return all(getattr(self, name) == getattr(other, name) for name in names)

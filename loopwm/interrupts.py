@@ -1,0 +1,62 @@
+"""Letting Ctrl-C wait for a moment at which stopping is safe."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+Advance = Callable[[int, int], None]
+"""Called with (units done, units in total) after each unit of a long job."""
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets instead of interrupting whatever happens to run.
+
+    Long jobs look at it between two units of work. A second signal interrupts at once. Outside the main thread, where
+    Python delivers no signals, the event is never set.
+    """
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stopping_between_units(advance: Advance) -> Iterator[Advance]:
+    """`advance` for a job with worker processes, raising KeyboardInterrupt after the unit during which Ctrl-C came.
+
+    Anywhere else an interrupt does harm: the HDF5 library swallows one inside a write and carries on, and a worker that
+    gets one while it starts dies with a traceback. Workers started before the first unit is done never see Ctrl-C.
+    """
+    with deferred_interrupt() as stopped:
+        # Starting the tracker of multiprocessing lifts the mask set below, so that has to happen before.
+        resource_tracker.ensure_running()
+        # Child processes inherit the mask, so Ctrl-C does not reach them; here it is delivered once it is lifted.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+        def checked(done: int, total: int) -> None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if stopped.is_set():
+                raise KeyboardInterrupt
+            advance(done, total)
+
+        try:
+            yield checked
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)

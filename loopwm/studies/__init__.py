@@ -1,0 +1,1 @@
+"""Measurements that this repository publishes, each one command from nothing to its numbers."""

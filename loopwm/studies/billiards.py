@@ -1,0 +1,243 @@
+"""`loopwm study billiards`: the looped model against stacks with equal parameters and equal FLOPs, over seeds, at a short
+and a long training. Resumable: what is trained or evaluated is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loopwm.evaluate.bootstrap import Bootstrap, Interval
+from loopwm.evaluate.evaluation import EpisodeErrors, Evaluation, plain, read_evaluation
+from loopwm.evaluate.speed import processor
+from loopwm.files import write_json
+from loopwm.model.config import SYSTEMS, System
+from loopwm.presets import Preset, RunConfig, preset
+from loopwm.progress import Progress, TerminalProgress
+from loopwm.studies.demo import evaluate_once, record
+from loopwm.studies.jobs import Job, train_all
+from loopwm.studies.systems import pick_rates, with_system
+from loopwm.studies.throughput import Throughput, throughput
+from loopwm.train.journal import config_as_dict, versions
+
+LONG_SYSTEMS: tuple[System, ...] = ("looped", "stack-equal-flops")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What is repeated, and how often."""
+
+    preset: str = "billiards"
+    """Starting point of every run."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights, windows and depths; the recording is the same."""
+    long_updates: int = 5000
+    """Updates of the long training; 0 leaves it out."""
+    stability_steps: int = 10_000
+    """Imagined steps over which every number must stay finite."""
+    folder: Path = Path("runs/study")
+    """Where the recording and the runs go."""
+    out: Path = Path("results/billiards.json")
+    """The result."""
+
+    @property
+    def command(self) -> str:
+        """What to type to get this result."""
+        seeds = " ".join(str(seed) for seed in self.seeds)
+        return (
+            f"loopwm study billiards --preset {self.preset} --seeds {seeds} --long-updates {self.long_updates} "
+            f"--stability-steps {self.stability_steps} --folder {self.folder} --out {self.out}"
+        )
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The evaluated runs of one system at one length, one per seed."""
+
+    system: System
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def error(self) -> float:
+        """One-step error at the default depth, averaged over seeds."""
+        return float(np.mean([one.one_step.mean for one in self.evaluations]))
+
+    @property
+    def episodes(self) -> EpisodeErrors:
+        """Errors per episode, averaged over seeds, which all saw the same transitions."""
+        parts = [one.one_step_episodes for one in self.evaluations]
+        sums = np.mean([part.error_sum for part in parts], axis=0)
+        return replace(parts[0], error_sum=tuple(sums.tolist()))
+
+    def interval(self) -> Interval:
+        """The error with its episode-bootstrap interval."""
+        pooled = self.episodes
+        return _ratio(np.array(pooled.error_sum), np.array(pooled.count), pooled)
+
+    def ratio(self, other: Runs) -> Interval:
+        """This error over the other's, paired by episode."""
+        ours, theirs = self.episodes, other.episodes
+        return _ratio(np.array(ours.error_sum), np.array(theirs.error_sum), ours)
+
+    def at_depth(self, factor: int) -> float:
+        """Error at `factor` times mu loops, averaged over seeds."""
+        points = [next(p for p in one.depth if p.loops == factor * one.run.loops) for one in self.evaluations]
+        return float(np.mean([point.error.mean for point in points]))
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray, pooled: EpisodeErrors) -> Interval:
+    bootstrap = Bootstrap(np.array(pooled.episode))
+    return replace(bootstrap.ratio(top, bottom), n=sum(pooled.count))
+
+
+def run_study(config: StudyConfig) -> Path:
+    """Do all of it and write `config.out`.
+
+    Raises:
+        UserError: unknown preset.
+        LoopwmError: a step failed; Ctrl-C exits with code 130 after saving.
+    """
+    settings = preset(config.preset)
+    base = replace(settings.config, data=record(settings, config.folder / "billiards.h5"))
+    with TerminalProgress("choosing learning rates", "update") as progress:
+        folder = config.folder / "rates"
+        rates = pick_rates(base, folder, settings.rates, settings.rate_updates, progress, config.command)
+    with TerminalProgress("training", "update") as progress:
+        short = _train(base, config, rates, SYSTEMS, base.train.updates, progress)
+    longer: dict[System, list[Path]] = {}
+    if config.long_updates:
+        with TerminalProgress("training for longer", "update") as progress:
+            longer = _train(base, config, rates, LONG_SYSTEMS, config.long_updates, progress)
+    evaluation = replace(settings.evaluation, stability_steps=config.stability_steps)
+    measured = replace(settings, evaluation=evaluation)
+    results = {system: _evaluated(system, runs, measured) for system, runs in short.items()}
+    long_results = {system: _evaluated(system, runs, measured) for system, runs in longer.items()}
+    speed = throughput(base)
+    write_json(config.out, plain(summary(config, base, settings, rates, results, long_results, speed)))
+    return config.out
+
+
+def _train(
+    base: RunConfig,
+    config: StudyConfig,
+    rates: dict[System, float],
+    systems: Sequence[System],
+    updates: int,
+    progress: Progress,
+) -> dict[System, list[Path]]:
+    runs = {
+        system: [config.folder / f"{system}-{updates}-seed{seed}" for seed in config.seeds] for system in systems
+    }
+    jobs = [
+        Job(run, with_system(base, system, rates[system], seed, updates))
+        for system, folders in runs.items()
+        for run, seed in zip(folders, config.seeds, strict=True)
+    ]
+    train_all(jobs, progress, again=config.command)
+    return runs
+
+
+def _evaluated(system: System, runs: list[Path], settings: Preset) -> Runs:
+    for run in runs:
+        evaluate_once(run, settings)
+    return Runs(system, tuple(read_evaluation(run) for run in runs))
+
+
+def summary(
+    config: StudyConfig,
+    base: RunConfig,
+    settings: Preset,
+    rates: dict[System, float],
+    short: dict[System, Runs],
+    longer: dict[System, Runs],
+    speed: Throughput,
+) -> dict[str, Any]:
+    """The published file: `figures` are flat numbers, `intervals` their uncertainty, the rest says where they come from."""
+    looped, flops, params = (short[system] for system in ("looped", "stack-equal-flops", "stack-equal-params"))
+    leading = {system: runs.evaluations[0].run for system, runs in short.items()}
+    everything = [one for group in (short, longer) for runs in group.values() for one in runs.evaluations]
+    figures: dict[str, Any] = {
+        "mse_looped": looped.error,
+        "mse_equal_flops": flops.error,
+        "mse_equal_params": params.error,
+        "mse_looped_over_equal_flops": looped.ratio(flops).mean,
+        "mse_looped_over_equal_params": looped.ratio(params).mean,
+        "params_looped": leading["looped"].parameters,
+        "params_equal_flops": leading["stack-equal-flops"].parameters,
+        "params_equal_params": leading["stack-equal-params"].parameters,
+        "flops_step_looped": leading["looped"].flops_step,
+        "flops_step_equal_flops": leading["stack-equal-flops"].flops_step,
+        "flops_step_equal_params": leading["stack-equal-params"].flops_step,
+        "mse_looped_8mu": looped.at_depth(8),
+        "nonfinite_10k": sum(one.stability.nonfinite for one in everything),
+        "norm_max_10k": max(max(one.stability.norm_high) for one in everything),
+        "updates_per_s_ratio": speed.ratio,
+        "open_loop_worst_control_ratio_10": worst_against_controls(looped, 10),
+    }
+    intervals = {
+        "mse_looped": looped.interval(),
+        "mse_equal_flops": flops.interval(),
+        "mse_equal_params": params.interval(),
+        "mse_looped_over_equal_flops": looped.ratio(flops),
+        "mse_looped_over_equal_params": looped.ratio(params),
+    }
+    if longer:
+        long_loop, long_stack = longer["looped"], longer["stack-equal-flops"]
+        figures |= {
+            "mse_looped_long": long_loop.error,
+            "mse_equal_flops_long": long_stack.error,
+            "mse_looped_long_over_equal_flops_long": long_loop.ratio(long_stack).mean,
+            "mse_looped_long_8mu": long_loop.at_depth(8),
+        }
+        intervals |= {
+            "mse_looped_long": long_loop.interval(),
+            "mse_equal_flops_long": long_stack.interval(),
+            "mse_looped_long_over_equal_flops_long": long_loop.ratio(long_stack),
+        }
+    return {
+        "command": config.command,
+        "versions": versions(),
+        "processor": processor(),
+        "seeds": list(config.seeds),
+        "updates": {"short": base.train.updates, "long": config.long_updates},
+        "data": {"world": "billiards", "episodes": settings.episodes, "digest": leading["looped"].data_digest},
+        "learning_rates": {
+            "grid": list(settings.rates),
+            "updates": settings.rate_updates,
+            "picked": {str(system): rate for system, rate in rates.items()},
+        },
+        "figures": figures,
+        "intervals": intervals,
+        "throughput": asdict(speed),
+        "runs": [_one_run(one) for one in everything],
+        "config": config_as_dict(base),
+    }
+
+
+def worst_against_controls(runs: Runs, horizon: int) -> float:
+    """Largest open-loop error of the model over that of the best control, over horizons 1 to `horizon`; below 1 wins."""
+    worst = 0.0
+    for one in runs.evaluations:
+        model = next(curve for curve in one.horizon if curve.kind == "model")
+        controls = [curve for curve in one.horizon if curve.kind == "control"]
+        for k in range(horizon):
+            worst = max(worst, model.error[k].mean / min(control.error[k].mean for control in controls))
+    return worst
+
+
+def _one_run(one: Evaluation) -> dict[str, Any]:
+    return {
+        "name": one.run.name,
+        "system": one.run.system,
+        "seed": one.run.seed,
+        "updates": one.run.updates,
+        "learning_rate": one.run.learning_rate,
+        "one_step": one.one_step,
+        "depth": {str(point.loops): point.error for point in one.depth},
+        "open_loop": {curve.name: [step.mean for step in curve.error] for curve in one.horizon},
+        "retention": one.retention,
+        "nonfinite_10k": one.stability.nonfinite,
+    }

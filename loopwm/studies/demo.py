@@ -1,0 +1,71 @@
+"""The main job, end to end: record, train three systems, evaluate, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loopwm.model.config import SYSTEMS
+from loopwm.presets import Preset, preset
+from loopwm.progress import TerminalProgress
+from loopwm.studies.jobs import Job, train_all
+from loopwm.studies.systems import pick_rates, with_system
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Where the report is, and the five lines that matter."""
+
+    html: Path
+    json: Path
+    lines: tuple[str, ...]
+
+
+def run_demo(name: str, out: Path) -> DemoResult:
+    """Do all of it inside `out`; what an interrupted demo finished is not done again.
+
+    Args:
+        name: preset.
+        out: folder for the recording, the runs and the report.
+
+    Raises:
+        UserError: unknown preset, or `out` already holds a report.
+        LoopwmError: a step failed; Ctrl-C exits with code 130 after saving.
+    """
+    from loopwm.evaluate.report import HTML, JSON, write_report
+    from loopwm.files import refuse_existing
+
+    settings, out = preset(name), Path(out)
+    for file in (HTML, JSON):
+        refuse_existing(out / file, "remove the folder or choose another one with --out")
+    again = f"loopwm demo {name} --out {out}"
+    data = record(settings, out / "billiards.h5")
+    config = replace(settings.config, data=data)
+    with TerminalProgress("choosing learning rates", "update") as progress:
+        rates = pick_rates(config, out / "rates", settings.rates, settings.rate_updates, progress, again)
+    jobs = [Job(out / system, with_system(config, system, rates[system])) for system in SYSTEMS]
+    with TerminalProgress("training", "update") as progress:
+        train_all(jobs, progress, again=again)
+    for job in jobs:
+        evaluate_once(job.run, settings)
+    report = write_report([job.run for job in jobs], out, again, settings.evaluation.speed)
+    return DemoResult(report.html, report.json, tuple(line.text for line in report.lines))
+
+
+def record(settings: Preset, path: Path) -> Path:
+    """The recording at `path`, made if it is not there."""
+    from loopwm.data.collect import CollectConfig, collect
+
+    if not path.exists():
+        with TerminalProgress("recording", "episode") as progress:
+            collect(CollectConfig(episodes=settings.episodes), path, progress.advance)
+    return path
+
+
+def evaluate_once(run: Path, settings: Preset) -> None:
+    """Evaluate a run unless that was done."""
+    from loopwm.evaluate.evaluation import FILE, evaluate
+
+    if not (run / FILE).is_file():
+        with TerminalProgress(f"evaluating {run.name}", "stage") as progress:
+            evaluate(run, config=settings.evaluation, progress=progress)

@@ -1,0 +1,176 @@
+"""`evaluate` and `compare` on runs that were really trained, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loopwm.data.store import Store, StoreMeta, write_store
+from loopwm.errors import UserError
+from loopwm.evaluate.comparison import compare, paired
+from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
+from loopwm.evaluate.evaluation import FILE, Evaluation, evaluate, plain, read_evaluation
+from loopwm.model.config import System
+from loopwm.presets import PRESETS
+from loopwm.train.trainer import train
+
+SPEED = SpeedConfig(batches=(1, 8), rounds=2, seconds=0.001)
+SMALL = EvaluateConfig(
+    transitions=300, horizon=12, rollouts=8, training_rollouts=300, stability_steps=60, resamples=50, speed=SPEED
+)
+
+
+def trained(folder: Path, store: Path, system: System) -> Path:
+    config = PRESETS["debug"].config
+    config = replace(
+        config,
+        data=store,
+        model=replace(config.model, system=system),
+        train=replace(config.train, updates=6, validate_every=3),
+    )
+    train(config, folder / system)
+    return folder / system
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, billiards_store) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [trained(folder, billiards_store, system) for system in ("looped", "stack-equal-flops")]
+
+
+@pytest.fixture(scope="module")
+def evaluations(runs) -> list[Evaluation]:
+    return [evaluate(run, config=SMALL) for run in runs]
+
+
+def test_everything_asked_for_is_measured_on_held_out_episodes(evaluations, billiards_store):
+    looped, stack = evaluations
+    with Store.open(billiards_store) as store:
+        held_out = store.split("test")
+        assert looped.run.data_digest == store.digest
+        assert looped.run.transitions == store.ep_len[held_out].sum()
+    assert set(looped.one_step_episodes.episode) <= set(held_out.tolist())
+    assert [point.loops for point in looped.depth] == [1, 2, 4, 8, 16]
+    assert [table.label for table in looped.difficulty] == ["impulse", "contacts", "ball_contacts"]
+    kinds = [curve.kind for curve in looped.horizon]
+    assert kinds == ["model", "floor", "control", "control", "control", "control"]
+    assert all(len(curve.error) == 12 and set(curve.rmse) == {"position", "velocity"} for curve in looped.horizon)
+    assert looped.settling is not None and looped.retention is not None
+    assert stack.settling is None and stack.retention is None and len(stack.depth) == 1
+    assert looped.nonfinite == looped.stability.nonfinite == 0
+    assert (looped.run.updates, looped.run.seed, looped.run.loops) == (6, 0, 2)
+
+
+def test_one_step_and_the_depth_curve_agree_at_mu(evaluations):
+    for one in evaluations:
+        at_mu = next(point for point in one.depth if point.loops == one.run.loops)
+        assert at_mu.error == one.one_step
+        assert one.one_step.n == sum(one.one_step_episodes.count)
+        assert one.one_step.mean == pytest.approx(sum(one.one_step_episodes.error_sum) / one.one_step.n)
+
+
+def test_the_horizon_loses_rollouts_only_to_the_ends_of_episodes(evaluations):
+    counts = [interval.n for interval in evaluations[0].horizon[0].error]
+    assert counts[0] == 8
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_the_file_gives_back_what_was_measured(runs, evaluations):
+    for run, one in zip(runs, evaluations, strict=True):
+        again = read_evaluation(run)
+        assert again.run == one.run
+        assert again.config == one.config
+        assert again.one_step.mean == pytest.approx(one.one_step.mean, rel=1e-6)
+        assert len(again.horizon) == len(one.horizon)
+        json.loads((run / FILE).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_evaluating_twice_gives_the_same_numbers(runs, evaluations):
+    again = evaluate(runs[0], config=SMALL)
+    assert plain(replace(again, speed=())) == plain(replace(evaluations[0], speed=()))
+
+
+def test_numbers_that_are_not_finite_survive_the_file(tmp_path, evaluations):
+    broken = replace(evaluations[0].one_step, mean=math.inf, high=math.inf, low=math.nan)
+    replace(evaluations[0], one_step=broken).save(tmp_path / FILE)
+    again = read_evaluation(tmp_path).one_step
+    assert again.mean == again.high == math.inf
+    assert math.isnan(again.low)
+
+
+def test_runs_are_compared_on_the_same_transitions(runs, evaluations):
+    comparison = compare(runs, SPEED)
+    (pair,) = comparison.pairs
+    assert pair.ratio is not None and pair.open_loop is not None
+    looped, stack = evaluations
+    assert pair.ratio.mean == pytest.approx(looped.one_step.mean / stack.one_step.mean, rel=1e-5)
+    assert pair.ratio.low < pair.ratio.mean < pair.ratio.high
+    sums = [np.sum(one.open_loop_episodes.error_sum) for one in evaluations]
+    assert pair.open_loop.mean == pytest.approx(sums[0] / sums[1], rel=1e-5)
+    assert len(comparison.speed) == 2
+    assert [time.batch for time in comparison.speed[0]] == [1, 8]
+
+
+def test_a_run_against_itself_is_a_sure_tie(evaluations):
+    ratio = paired(evaluations[0], evaluations[0]).ratio
+    assert ratio is not None
+    assert (ratio.low, ratio.mean, ratio.high) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_other_data_or_another_sample_is_not_paired(evaluations):
+    looped, stack = evaluations
+    elsewhere = replace(stack, run=replace(stack.run, data_digest="0" * 32))
+    resampled = replace(stack, config=replace(stack.config, seed=1))
+    for other in (elsewhere, resampled):
+        pair = paired(looped, other)
+        assert (pair.ratio, pair.open_loop) == (None, None)
+
+
+def test_a_run_that_was_not_evaluated_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(UserError, match="has not been evaluated; run: loopwm evaluate"):
+        read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"run": 3}', "\x00\xff"])
+def test_a_damaged_evaluation_is_refused(tmp_path, text):
+    (tmp_path / FILE).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="not an evaluation this loopwm reads"):
+        read_evaluation(tmp_path)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        evaluate(tmp_path / "nowhere")
+
+
+def test_a_recording_of_another_world_is_refused(runs, tmp_path, billiards_store):
+    with Store.open(billiards_store) as store:
+        meta, episodes = store.meta, [store.episode(index) for index in range(30)]
+    smaller = replace(meta.observation, shape=(5, 5))
+    other = StoreMeta("other", smaller, meta.action, meta.label_names)
+    cropped = (replace(episode, observations=episode.observations[:, :5]) for episode in episodes)
+    write_store(tmp_path / "other.h5", cropped, other)
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run, ignore=shutil.ignore_patterns(FILE))
+    with pytest.raises(UserError, match="trained on another world than 'other'"):
+        evaluate(run, tmp_path / "other.h5", SMALL)
+    assert not (run / FILE).exists()
+
+
+@pytest.mark.parametrize("name", ["context", "transitions", "horizon", "rollouts", "stability_steps", "resamples"])
+def test_amounts_below_one_are_refused(name):
+    with pytest.raises(UserError, match=rf"evaluate\.{name} must be at least 1, got 0"):
+        replace(SMALL, **{name: 0})
+
+
+def test_speed_settings_that_measure_nothing_are_refused():
+    with pytest.raises(UserError, match="positive numbers"):
+        SpeedConfig(batches=())
+    with pytest.raises(UserError, match="rounds"):
+        SpeedConfig(rounds=0)

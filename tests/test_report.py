@@ -1,0 +1,430 @@
+"""The report of really trained runs: self-contained, complete, and honest in its opening lines."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
+
+from loopwm.data.episode import Episode
+from loopwm.data.store import StoreMeta, write_store
+from loopwm.errors import UserError
+from loopwm.evaluate.bootstrap import Interval
+from loopwm.evaluate.comparison import Comparison, Paired, compare
+from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
+from loopwm.evaluate.evaluation import FILE, Curve, Evaluation, evaluate, measure, read_evaluation
+from loopwm.evaluate.findings import findings, lead_over, number, percent
+from loopwm.evaluate.plots import SERIES, Axis, Line, line_figure
+from loopwm.evaluate.report import Report, typical_rollout, write_report
+from loopwm.model.config import SYSTEMS
+from loopwm.presets import PRESETS
+from loopwm.spaces import ActionSpec, ObservationSpec
+from loopwm.train.checkpoint import load
+from loopwm.train.trainer import train
+
+SPEED = SpeedConfig(batches=(1, 4), rounds=2, seconds=0.001)
+SMALL = EvaluateConfig(
+    transitions=250, horizon=40, rollouts=8, training_rollouts=300, stability_steps=40, resamples=40, speed=SPEED
+)
+COMMAND = "loopwm report a b & c"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, billiards_store) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    for system in SYSTEMS:
+        config = PRESETS["debug"].config
+        config = replace(
+            config,
+            data=billiards_store,
+            model=replace(config.model, system=system),
+            train=replace(config.train, updates=4, log_every=2, validate_every=2),
+        )
+        train(config, folder / system)
+        evaluate(folder / system, config=SMALL)
+    return [folder / system for system in SYSTEMS]
+
+
+@pytest.fixture(scope="module")
+def written(runs, tmp_path_factory) -> Report:
+    # The stack is named in front: the looped run must lead all the same.
+    return write_report([runs[1], runs[0], runs[2]], tmp_path_factory.mktemp("out"), COMMAND, SPEED)
+
+
+@pytest.fixture(scope="module")
+def page(written) -> str:
+    return written.html.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def evaluations(runs) -> list[Evaluation]:
+    return [read_evaluation(run) for run in runs]
+
+
+@pytest.fixture(scope="module")
+def comparison(runs) -> Comparison:
+    return compare(runs, SPEED)
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes; complains about a page that does not nest."""
+
+    EMPTY = frozenset({"meta", "img", "source", "link", "br", "path", "use"})
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+
+# ---- the page ----
+
+
+def test_the_page_needs_no_network_and_no_scripts_and_is_small(page):
+    assert len(page.encode()) < 2_000_000
+    elements = Elements(page)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in elements.found}
+    for _, attributes in elements.found:
+        for name in ("src", "srcset", "href", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/", "#"))
+    addresses = {address for address in re.findall(r"https?://[^\s\"'<)]+", page)}
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "url(" not in page.replace("url(#", "")
+
+
+def test_ids_are_unique_and_every_reference_finds_its_target(page):
+    elements = Elements(page).found
+    counts = Counter(attributes["id"] for _, attributes in elements if "id" in attributes)
+    assert max(counts.values()) == 1
+    wanted = set(re.findall(r"url\(#([^)]+)\)", page)) | set(re.findall(r'xlink:href="#([^"]+)"', page))
+    assert wanted and wanted <= set(counts)
+
+
+def test_the_page_adapts_to_phones_and_dark_mode(page):
+    assert '<meta name="viewport" content="width=device-width' in page
+    assert "@media (prefers-color-scheme: dark)" in page
+    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(drawings) >= 9
+    for drawing in drawings:
+        # Colours come from the theme, text stays text, and the width is the screen's.
+        assert not re.search(r"#[0-9a-f]{6}", drawing)
+        assert "<text" in drawing
+        assert 'width="' not in drawing.split(">", 1)[0]
+    assert set(re.findall(r"var\((--[\w-]+)\)", page)) <= set(re.findall(r"(--[\w-]+):", page))
+
+
+def test_every_figure_says_how_to_read_it_and_what_would_be_bad(page):
+    figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    assert len(figures) >= 10
+    for figure in figures:
+        caption = re.search(r"<figcaption>(.*?)</figcaption>", figure, flags=re.DOTALL)
+        assert caption and len(caption[1]) > 80
+        assert "Bad would be:" in caption[1]
+
+
+def test_the_page_opens_with_the_five_lines_of_the_looped_run(page, written):
+    assert len(written.lines) == 5
+    assert page.index("Run looped:") < page.index('<ol class="lines">') < page.index("<h2>")
+    opening = page[page.index('<ol class="lines">') : page.index("</ol>")]
+    assert opening.count("<li>") == 5
+    assert "Where it fails" in opening
+
+
+def test_all_systems_stand_in_one_table(page, evaluations):
+    table = page[page.index("<table") : page.index("</table>")]
+    for one in evaluations:
+        assert f"{one.run.parameters:,}" in table
+    for row in ("MFLOPs per step", "ms per step, batch 1", "ms per step, batch 4", "Learning rate", "One-step error"):
+        assert row in table
+    assert "equal-parameter stack" in table and "equal-FLOP stack" in table
+
+
+def test_the_page_says_where_its_numbers_come_from(page, evaluations):
+    for text in (evaluations[0].run.data_digest, "loopwm report a b &amp; c", "torch 2.", "optim.lr", "model.loop.mu"):
+        assert text in page
+
+
+def test_the_json_holds_every_number(written, evaluations):
+    stored = json.loads(written.json.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert stored["command"] == COMMAND
+    assert {"torch", "numpy", "python"} <= set(stored["versions"])
+    assert [one["run"]["system"] for one in stored["evaluations"]] == list(SYSTEMS)
+    for one, kept in zip(evaluations, stored["evaluations"], strict=True):
+        assert kept["one_step"]["mean"] == one.one_step.mean
+        assert len(kept["horizon"][0]["error"]) == 40
+        assert kept["run"]["config"]["train"]["seed"] == 0
+    assert [line["text"] for line in stored["findings"]] == [line.text for line in written.lines]
+    assert len(stored["comparison"]["speed"]) == 3
+
+
+def test_one_run_makes_a_report_that_says_what_is_missing(runs, tmp_path):
+    report = write_report([runs[0]], tmp_path, COMMAND, SPEED)
+    assert len(report.lines) == 5
+    assert "No stack was evaluated beside it" in report.lines[0].text
+
+
+def test_a_report_of_a_stack_alone_needs_no_loop(runs, tmp_path):
+    report = write_report([runs[2]], tmp_path, COMMAND, SPEED)
+    assert report.lines[2].text.startswith("Task:")
+    Elements(report.html.read_text())
+
+
+def test_an_existing_report_is_not_overwritten(runs, tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(UserError, match="already exists and is not overwritten"):
+        write_report(runs, tmp_path, COMMAND, SPEED)
+    assert (tmp_path / "report.html").read_text() == "mine"
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_run_without_evaluation_and_no_run_at_all_are_refused(runs, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(runs[0], bare, ignore=shutil.ignore_patterns(FILE))
+    with pytest.raises(UserError, match="loopwm evaluate"):
+        write_report([runs[0], bare], tmp_path / "out", COMMAND, SPEED)
+    with pytest.raises(UserError, match="at least one"):
+        write_report([], tmp_path / "out", COMMAND, SPEED)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_world_of_vectors_and_discrete_actions_without_labels_gets_its_report(tmp_path):
+    env = gymnasium.make("CartPole-v1")
+    names = ("x", "v", "angle", "spin")
+    observation = ObservationSpec.from_gymnasium(env.observation_space, names, (("x", "v"), ("angle", "spin")), 0.02)
+    meta = StoreMeta("cartpole", observation, ActionSpec.from_gymnasium(env.action_space), seed=0)
+    write_store(tmp_path / "cartpole.h5", (cartpole_episode(env, seed) for seed in range(80)), meta)
+    config = PRESETS["debug"].config
+    config = replace(config, data=tmp_path / "cartpole.h5", train=replace(config.train, updates=3))
+    train(config, tmp_path / "run")
+    found = evaluate(tmp_path / "run", config=replace(SMALL, horizon=10))
+    assert found.difficulty == ()
+    assert set(found.horizon[0].rmse) == {"position", "velocity"}
+    # A pole that falls for 0.2 s mostly keeps falling: the control knows that much physics.
+    assert found.controls["constant velocity"].mean < found.controls["copy last"].mean
+    report = write_report([tmp_path / "run"], tmp_path, COMMAND, SPEED)
+    text = report.html.read_text()
+    Elements(text)
+    assert "Engine and imagination" not in text
+
+
+def cartpole_episode(env: gymnasium.Env, seed: int) -> Episode:
+    rng = np.random.default_rng(seed)
+    observations, actions, rewards, terminated = [env.reset(seed=seed)[0]], [], [], False
+    while not terminated and len(actions) < 40:
+        # Mostly alternating pushes keep the pole up for longer than chance does.
+        actions.append([(len(actions) + (rng.random() < 0.2)) % 2])
+        observation, reward, terminated, _, _ = env.step(int(actions[-1][0]))
+        observations.append(observation)
+        rewards.append(float(reward))
+    columns = [np.array(column, np.float32) for column in (observations, actions, rewards)]
+    return Episode(columns[0], columns[1], columns[2], terminated, {}, seed)
+
+
+def test_a_model_that_predicts_nan_still_gets_its_report(runs, billiards_columns, tmp_path, evaluations):
+    model = load(runs[0])
+    with torch.no_grad():
+        model.observation_head.read.bias[1] = torch.nan
+    broken = measure(model, billiards_columns, np.arange(8), np.arange(8, 50), evaluations[0].run, SMALL)
+    run = tmp_path / "broken"
+    shutil.copytree(runs[0], run)
+    broken.save(run / FILE)
+    report = write_report([run, runs[1]], tmp_path / "out", COMMAND, SPEED)
+    assert broken.nonfinite > 0
+    assert re.search(r"\d+ predicted numbers were NaN or infinite", report.lines[4].text)
+    assert report.lines[3].verdict == "worse"
+    Elements(report.html.read_text())
+    assert broken.one_step.mean == math.inf
+
+
+# ---- the animation ----
+
+
+def test_the_animation_shows_the_engine_and_the_imagination_over_forty_steps(runs, evaluations):
+    found = typical_rollout(runs[0], evaluations[0])
+    assert found is not None
+    animation, scene = found
+    assert animation.steps == 40
+    image = Image.open(io.BytesIO(base64.b64decode(animation.moving.split(",")[1])))
+    assert isinstance(image, GifImageFile) and image.n_frames == 41
+    opening = np.asarray(image.convert("RGB")).astype(float)
+    image.seek(40)
+    end = np.asarray(image.convert("RGB")).astype(float)
+    left, right = slice(0, 220), slice(228, 448)
+    # Both tables move, and the barely trained model imagines something else than what happened.
+    assert np.abs(end[20:, left] - opening[20:, left]).mean() > 2
+    assert np.abs(end[20:, left] - end[20:, right]).mean() > 2
+    assert "2 units wide" in scene.note
+
+
+def test_the_animated_rollout_is_the_median_one(runs, evaluations):
+    found = typical_rollout(runs[0], evaluations[0])
+    assert found is not None
+    assert found[0].rank == pytest.approx(0.5, abs=0.5 / found[0].candidates)
+
+
+def test_a_missing_recording_costs_the_animation_and_nothing_else(runs, evaluations, tmp_path):
+    moved = replace(evaluations[0], run=replace(evaluations[0].run, data=str(tmp_path / "moved.h5")))
+    assert typical_rollout(runs[0], moved) is None
+
+
+# ---- the lines ----
+
+
+def with_ratio(comparison: Comparison, ratio: Interval | None, open_loop: Interval | None = None) -> Comparison:
+    pairs = tuple(Paired(pair.run, pair.reference, ratio, open_loop) for pair in comparison.pairs)
+    return replace(comparison, pairs=pairs)
+
+
+def about(mean: float, width: float = 0.01) -> Interval:
+    return Interval(mean, mean - width, mean + width, 250, 5)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "open_loop", "verdict", "words"),
+    [
+        (about(0.9), None, "better", "10% less error than the equal-FLOP stack"),
+        (about(1.1), None, "worse", "10% MORE error than the equal-FLOP stack"),
+        (about(1.002), None, "tie", "no clear difference from the equal-FLOP stack"),
+        (about(0.9), about(1.2), "mixed", "20% MORE error"),
+        (about(1.0), about(0.8), "better", "20% less error"),
+        (about(1.1), about(1.0), "worse", "no clear difference"),
+        (None, None, "unknown", "evaluate both again"),
+    ],
+)
+def test_the_comparison_with_a_stack_is_decided_by_its_interval(
+    evaluations, comparison, ratio, open_loop, verdict, words
+):
+    line = findings(evaluations, with_ratio(comparison, ratio, open_loop))[0]
+    assert line.verdict == verdict
+    assert words in line.text
+
+
+def with_depth(one: Evaluation, shallow: Interval, deepest: Interval) -> Evaluation:
+    points = list(one.depth)
+    points[0] = replace(points[0], relative=shallow)
+    points[-1] = replace(points[-1], relative=deepest)
+    return replace(one, depth=tuple(points))
+
+
+@pytest.mark.parametrize(
+    ("shallow", "deepest", "verdict", "words"),
+    [
+        (
+            about(2.0),
+            about(1.001, 0.0005),
+            "better",
+            "remove 50% of the error that one loop leaves; at 16 loops the error is the same",
+        ),
+        (about(2.0), about(1.3), "mixed", "at 16 loops the error is 30% HIGHER (overthinking)"),
+        (about(2.0), about(0.9), "better", "at 16 loops the error is 10% lower"),
+        (about(1.0), about(1.0), "worse", "The loops are IGNORED"),
+    ],
+)
+def test_the_line_on_loops_says_when_they_are_ignored_or_overdone(
+    evaluations, comparison, shallow, deepest, verdict, words
+):
+    leading = with_depth(evaluations[0], shallow, deepest)
+    line = findings([leading, *evaluations[1:]], comparison)[2]
+    assert line.verdict == verdict
+    assert words in line.text
+
+
+def curve(name: str, kind, values) -> Curve:
+    return Curve(name, kind, tuple(about(value) for value in values), {})
+
+
+@pytest.mark.parametrize(
+    ("model", "control", "verdict", "words"),
+    [
+        ([0.1, 0.2, 0.3], [0.5, 0.5, 0.5], "better", "beats every control at all 3 steps"),
+        ([0.1, 0.6, 0.7], [0.5, 0.5, 0.5], "mixed", "beats every control for 1 step and LOSES from step 2 on"),
+        ([0.6, 0.1, 0.1], [0.5, 0.5, 0.5], "worse", "LOSES to a simple control from the outset"),
+        ([0.1, math.nan, 0.1], [0.5, 0.5, 0.5], "mixed", "LOSES from step 2 on"),
+    ],
+)
+def test_the_line_on_imagination_says_from_where_on_a_control_wins(
+    evaluations, comparison, model, control, verdict, words
+):
+    horizon = (
+        curve("imagined", "model", model),
+        curve("a", "control", control),
+        curve("b", "control", [9.0, 9.0, 9.0]),
+    )
+    leading = replace(evaluations[0], horizon=horizon)
+    line = findings([leading], replace(comparison, pairs=()))[3]
+    assert line.verdict == verdict
+    assert words in line.text
+    assert "(a)" in line.text
+
+
+def test_a_lead_ends_where_any_control_is_as_good():
+    model = curve("m", "model", [0.1, 0.2, 0.3])
+    assert lead_over(model, [curve("a", "control", [1, 1, 1]), curve("b", "control", [1, 0.2, 1])]) == 1
+
+
+def test_failures_name_broken_numbers_hard_transitions_slowness_and_the_task(evaluations, comparison):
+    leading = evaluations[0]
+    task = replace(leading.task, brier=about(0.9), brier_base=0.1, reward=about(0.9), reward_variance=0.1)
+    broken = replace(leading, nonfinite=3, task=task)
+    slow = replace(comparison.speed[0][-1], decoded_median=3 * comparison.speed[1][-1].decoded_median)
+    slower = replace(comparison, speed=((comparison.speed[0][0], slow), *comparison.speed[1:]))
+    line = findings([broken, *evaluations[1:]], slower)[4]
+    assert line.verdict == "fails"
+    for words in (
+        "3 predicted numbers were NaN or infinite",
+        "3.00 times as long as one of the equal-parameter stack (batch 4)",
+        "the end of an episode is predicted no better than by its base rate",
+        "the reward is predicted no better than by its mean",
+    ):
+        assert words in line.text
+    assert re.search(r"transitions with \S+ contacts have \d+ times the error of those with 0", line.text)
+
+
+def test_numbers_are_written_for_people():
+    assert [number(value) for value in (0.23149, 12.3456, 250.0, 123456.0, 1.3)] == [
+        "0.231",
+        "12.3",
+        "250",
+        "123,456",
+        "1.30",
+    ]
+    assert [percent(value) for value in (0.394, 0.0234, 1.0)] == ["39%", "2.3%", "100%"]
+
+
+def test_a_curve_that_is_not_finite_can_be_drawn():
+    lines = [
+        Line("a", [1, 2, 3], [0.1, math.nan, 0.3], SERIES[0]),
+        Line("b", [1, 2], [about(0.2), about(0.3)], SERIES[1]),
+    ]
+    drawing = line_figure("f", lines, Axis("x"), Axis("y", log=True))
+    assert ">a</text>" in drawing and "var(--series-1)" in drawing

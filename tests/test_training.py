@@ -1,0 +1,292 @@
+"""Training: what survives an interruption, a kill, a full disk, a bad number."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from loopwm.errors import LoopwmError, UserError
+from loopwm.model.config import ModelConfig
+from loopwm.model.world_model import WorldModel
+from loopwm.presets import RunConfig, preset
+from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint
+from loopwm.train.config import OptimConfig
+from loopwm.train.journal import read_config, read_log
+from loopwm.train.optimiser import Average, adamw, decay_groups, learning_rate
+from loopwm.train.trainer import Trainer, finished, resume, train
+
+
+def debug(store: Path, **train_fields: object) -> RunConfig:
+    config = preset("debug").config
+    return replace(config, data=store, train=replace(config.train, **train_fields))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def trained(billiards_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("trained") / "run"
+    train(debug(billiards_store), run)
+    return run
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / NAME)
+
+
+def assert_same_tensors(first: Path, second: Path) -> None:
+    a, b = tensors(first), tensors(second)
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+# ---- it learns, and says what it did ----
+
+
+def test_training_reduces_the_error_and_logs_every_term(billiards_store: Path, tmp_path: Path) -> None:
+    result = train(debug(billiards_store, updates=60, batch=32), tmp_path / "run")
+    lines = read_log(tmp_path / "run")
+    losses = [line for line in lines if "loss" in line]
+    assert losses[-1]["observation"] < 0.9 * losses[0]["observation"]
+    assert {"update", "loss", "observation", "reward", "continue", "gradient_norm", "lr", "skipped", "seconds"} == set(
+        losses[0]
+    )
+    assert losses[-1]["update"] == result.updates == 60
+    assert result.validation == next(line["validation"] for line in reversed(lines) if "validation" in line)
+    assert any((tmp_path / "run" / "tensorboard").iterdir())
+    assert finished(tmp_path / "run") == result
+
+
+def test_a_loaded_run_predicts_what_the_trainer_averaged(trained: Path) -> None:
+    model = load(trained)
+    stored = read_checkpoint(trained / NAME).part("ema")
+    assert not model.training
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, stored[name], rtol=0, atol=0)
+    assert not torch.equal(load(trained, "model").core.prelude.from_latent.weight, stored["core.prelude.from_latent.weight"])
+
+
+def test_the_configuration_beside_the_run_is_accepted_back(trained: Path, billiards_store: Path) -> None:
+    assert read_config(trained / "config.yaml") == debug(billiards_store)
+
+
+def test_equal_seeds_give_equal_runs_and_other_seeds_others(billiards_store: Path, trained: Path, tmp_path: Path) -> None:
+    train(debug(billiards_store), tmp_path / "same")
+    train(debug(billiards_store, seed=1), tmp_path / "other")
+    assert_same_tensors(trained, tmp_path / "same")
+    name = "model.core.prelude.from_latent.weight"
+    assert not torch.equal(tensors(trained)[name], tensors(tmp_path / "other")[name])
+
+
+# ---- interruption ----
+
+
+def start(run: Path, store: Path, updates: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "loopwm", "train", "debug", "--run", str(run), "--data", str(store)]
+    command += ["--train.updates", str(updates), "--train.checkpoint-every", "0.05", "--train.log-every", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_until_update(run: Path, update: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / NAME).is_file() and any(line["update"] >= update for line in read_log(run)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"never reached update {update}: {process.communicate()}")
+
+
+def test_resume_is_bit_exact_after_kill_minus_nine_in_mid_training(billiards_store: Path, tmp_path: Path) -> None:
+    run, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start(run, billiards_store, 300)
+    wait_until_update(run, 40, process)
+    process.kill()
+    process.communicate()
+    reached = read_checkpoint(run / NAME).state["update"]
+    assert 0 < reached < 300
+    # A line torn in half is what a kill can leave in the log.
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"update": 9')
+    assert resume(run).updates == 300
+    train(replace(read_config(run / "config.yaml")), whole)
+    assert_same_tensors(run, whole)
+    log = [(line["update"], line.get("loss")) for line in read_log(run)]
+    assert log == [(line["update"], line.get("loss")) for line in read_log(whole)]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(billiards_store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, billiards_store, 100_000)
+    wait_until_update(run, 5, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"loopwm train --resume {run}" in errors and "Traceback" not in errors
+    update = read_checkpoint(run / NAME).state["update"]
+    assert f"Stopped at update {update} of 100000" in errors
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(
+    billiards_store: Path, trained: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(debug(billiards_store), run)
+    (run / NAME).unlink()
+    resume(run)
+    assert_same_tensors(run, trained)
+
+
+# ---- bad numbers ----
+
+
+def test_a_non_finite_update_is_skipped_and_counted(billiards_store: Path, tmp_path: Path) -> None:
+    trainer = Trainer(debug(billiards_store), tmp_path)
+    trainer.advance()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    hook = trainer.model.encoder.embed.weight.register_hook(lambda gradient: gradient * math.inf)
+    fields = trainer.advance()
+    hook.remove()
+    assert (fields["finite"], trainer.skipped, trainer.update) == (0.0, 1, 2)
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+    assert trainer.advance()["finite"] == 1.0
+
+
+def test_a_run_that_diverges_for_good_stops_and_keeps_its_last_good_checkpoint(
+    billiards_store: Path, tmp_path: Path
+) -> None:
+    config = debug(billiards_store, updates=200, max_skipped=5, checkpoint_every=1e-6)
+    config = replace(config, optim=OptimConfig(lr=1e30, warmup=0, clip=1e30))
+    with pytest.raises(LoopwmError, match=r"5 updates in a row were non-finite.*lower optim\.lr"):
+        train(config, tmp_path / "run")
+    assert read_checkpoint(tmp_path / "run" / NAME).state["skipped"] == 0
+
+
+# ---- bad input ----
+
+
+def test_an_existing_run_is_not_overwritten(trained: Path, billiards_store: Path) -> None:
+    before = (trained / NAME).read_bytes()
+    with pytest.raises(UserError, match=r"already exists.*--resume"):
+        train(debug(billiards_store), trained)
+    assert (trained / NAME).read_bytes() == before
+
+
+def test_another_recording_cannot_be_resumed_on(trained: Path, tmp_path: Path) -> None:
+    from loopwm.data.collect import CollectConfig, collect
+
+    collect(CollectConfig(episodes=30, workers=1, seed=99), tmp_path / "other.h5")
+    trainer = Trainer(debug(tmp_path / "other.h5"), tmp_path)
+    with pytest.raises(UserError, match="not the recording"):
+        trainer.restore(read_checkpoint(trained / NAME))
+
+
+def test_a_truncated_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+    torn = tmp_path / NAME
+    torn.write_bytes((trained / NAME).read_bytes()[:5000])
+    with pytest.raises(UserError, match="truncated or not a safetensors file"):
+        load(torn)
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"w": torch.zeros(2)}, foreign)
+    with pytest.raises(UserError, match="not one that loopwm wrote"):
+        load(foreign)
+    with pytest.raises(UserError, match="no checkpoint at"):
+        load(tmp_path)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(trained: Path) -> None:
+    checkpoint = read_checkpoint(trained / NAME)
+    wider = replace(checkpoint.blueprint, model=ModelConfig(width=32, heads=2)).build()
+    with pytest.raises(UserError, match="another architecture"):
+        checkpoint.restore(wider, "ema")
+
+
+def test_a_checkpoint_of_another_format_version_is_refused(trained: Path, tmp_path: Path) -> None:
+    header = {"format": 999, "blueprint": {}, "state": {}}
+    save_file({"model.w": torch.zeros(1)}, tmp_path / NAME, metadata={"loopwm": json.dumps(header)})
+    with pytest.raises(UserError, match="checkpoint format 999"):
+        load(tmp_path)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_untouched(trained: Path, tmp_path: Path) -> None:
+    model: WorldModel = load(trained)
+    path = tmp_path / NAME
+    save_checkpoint(path, Blueprint.of(model), {"ema.x": torch.zeros(3)}, {"update": 1})
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(LoopwmError, match=r"Could not write .*free some space"):
+            save_checkpoint(path, Blueprint.of(model), {"ema.x": torch.zeros(100_000)}, {"update": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unknown_device_is_refused(billiards_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Device 'cuda:7' is not available"):
+        Trainer(debug(billiards_store, device="cuda:7"), tmp_path)
+
+
+# ---- optimiser ----
+
+
+def test_only_matrices_decay_and_never_b_retention_norms_or_biases(trained: Path) -> None:
+    model = load(trained)
+    decayed, kept = decay_groups(model, 0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed_names = {names[id(parameter)] for parameter in decayed["params"]}
+    kept_names = {names[id(parameter)] for parameter in kept["params"]}
+    assert decayed_names | kept_names == set(names.values()) and not decayed_names & kept_names
+    assert {"core.B.weight", "core.retention.a", "core.retention.raw_delta", "core.norm_h.weight"} <= kept_names
+    assert all("norm" not in name and "bias" not in name and "gain" not in name for name in decayed_names)
+    assert "core.block.blocks.0.mlp_in.weight" in decayed_names
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+
+
+def test_the_learning_rate_warms_up_stays_and_cools_down() -> None:
+    config = OptimConfig(lr=1.0, warmup=10, cooldown=0.4)
+    rates = [learning_rate(config, update, 100) for update in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10:60] == pytest.approx([1.0] * 50)
+    assert rates[60:] == pytest.approx([(100 - update) / 40 for update in range(60, 100)])
+
+
+def test_the_average_is_the_exponential_moving_average_of_the_weights(trained: Path) -> None:
+    model = load(trained, "model").requires_grad_(True)
+    average, weight = Average(model, 0.9), model.core.prelude.from_latent.weight
+    expected = weight.detach().clone()
+    for update in range(200, 205):
+        with torch.no_grad():
+            weight.add_(0.1)
+        average.update(model, update)
+        expected = 0.9 * expected + 0.1 * weight.detach()
+    torch.testing.assert_close(average.model.core.prelude.from_latent.weight, expected)
+
+
+def test_adamw_takes_the_step_that_its_formula_says(trained: Path) -> None:
+    model = load(trained).requires_grad_(True)
+    config = OptimConfig(lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    optimiser = adamw(model, config)
+    weight = model.core.prelude.from_latent.weight
+    before = weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    optimiser.step()
+    # After one step both moments are corrected to the gradient itself, so the step is lr * sign(gradient).
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.01 * 0.1) - 0.01, rtol=1e-5, atol=1e-6)
