@@ -163,6 +163,14 @@ def test_a_recording_of_another_world_is_refused(runs, tmp_path, billiards_store
     assert not (run / FILE).exists()
 
 
+def test_a_recording_too_small_to_be_split_is_refused(runs, tmp_path, billiards_store):
+    with Store.open(billiards_store) as store:
+        lone = store.episode(int(store.split("test")[0]))
+        write_store(tmp_path / "lone.h5", [lone], store.meta)
+    with pytest.raises(UserError, match="has 1 test episodes to measure on and 0 train episodes"):
+        evaluate(runs[0], tmp_path / "lone.h5", SMALL)
+
+
 @pytest.mark.parametrize("name", ["context", "transitions", "horizon", "rollouts", "stability_steps", "resamples"])
 def test_amounts_below_one_are_refused(name):
     with pytest.raises(UserError, match=rf"evaluate\.{name} must be at least 1, got 0"):

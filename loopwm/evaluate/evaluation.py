@@ -154,7 +154,7 @@ def evaluate(
         data: the recording; the one the run was trained on when None.
 
     Raises:
-        UserError: no run there, no data, or data of another shape than the model's.
+        UserError: no run there, no data, too few episodes, or data of another shape than the model's.
     """
     run, config = Path(run), config or EvaluateConfig()
     model = load(run)
@@ -164,6 +164,11 @@ def evaluate(
         splits = store.split(config.split), store.split("train")
     _check_spaces(model, columns, run)
     held_out, training = splits
+    if not len(held_out) or not len(training):
+        raise UserError(
+            f"{data or settings.data} has {len(held_out)} {config.split} episodes to measure on and {len(training)} "
+            "train episodes to fit the controls on, and needs at least one of each; record more."
+        )
     flops = model.flops()
     info = RunInfo(
         name=run.name,

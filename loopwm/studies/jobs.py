@@ -28,7 +28,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Message:
-    """What a worker tells: how far it is, or how it ended."""
+    """What a worker tells: how far a job is, or how it ended."""
 
     job: int
     done: int = 0
@@ -37,83 +37,96 @@ class Message:
     exit_code: int = 0
 
 
-def train_all(jobs: Sequence[Job], progress: Progress, workers: int = 0, again: str = "") -> None:
-    """Train every job that is not finished, `workers` at a time (one per core when 0); stop all when one fails.
+Tasks = multiprocessing.Queue  # of (index, Job), then one None per worker
+Messages = multiprocessing.Queue  # of Message
+
+
+def train_all(jobs: Sequence[Job], progress: Progress, again: str, workers: int = 0) -> None:
+    """Train every job that is not finished, `workers` at a time (one per core when 0); all stop when one fails.
 
     Args:
         again: the command that continues after an interruption, for the message.
 
     Raises:
-        LoopwmError: a run failed, or Ctrl-C (exit code 130); every run is saved.
+        Interrupted: Ctrl-C; every run is saved.
+        LoopwmError: a run failed.
     """
-    from loopwm.train.trainer import Interrupted
+    from loopwm.train.trainer import Interrupted, finished
 
+    pending = [(index, job) for index, job in enumerate(jobs) if finished(job.run) is None]
+    if not pending:
+        return
     context = multiprocessing.get_context("spawn")
-    messages: multiprocessing.Queue[Message] = context.Queue()
-    waiting = list(enumerate(jobs))
-    running: dict[int, BaseProcess] = {}
-    done, total = [0] * len(jobs), sum(job.config.train.updates for job in jobs)
-    failure: Message | None = None
-    workers = workers or os.cpu_count() or 1
+    tasks, messages = context.Queue(), context.Queue()
+    count = min(workers or os.cpu_count() or 1, len(pending))
+    for task in (*pending, *[None] * count):
+        tasks.put(task)
+    processes = [context.Process(target=_work, args=(tasks, messages)) for _ in range(count)]
+    interrupted = Interrupted(f"Stopped; every run is saved. Go on with: {again}")
     try:
-        while waiting or running:
-            while waiting and len(running) < workers and failure is None:
-                index, job = waiting.pop(0)
-                running[index] = context.Process(target=_work, args=(index, job, messages))
-                running[index].start()
-            message = _next(messages)
-            if message is not None:
-                done[message.job] = max(done[message.job], message.done)
-                progress.advance(sum(done), total, loss=message.loss)
-                if message.failure and failure is None:
-                    failure, waiting = message, []
-                    _stop(running)
-            for index in [index for index, process in running.items() if not process.is_alive()]:
-                process = running.pop(index)
-                if process.exitcode and failure is None:
-                    failure = _last_words(messages, index) or Message(
-                        index,
-                        failure=f"The training of {jobs[index].run} died with exit code {process.exitcode} "
-                        "(out of memory?); free some and give the command again.",
-                        exit_code=1,
-                    )
-                    waiting = []
-                    _stop(running)
+        for process in processes:
+            process.start()
+        failure = _watch(jobs, pending, processes, messages, progress)
     except KeyboardInterrupt:
-        # The workers got the same Ctrl-C and are saving; killing them now would lose what they did since.
-        for process in running.values():
+        # The workers got the same Ctrl-C and are saving; ending now would lose what they did since the last checkpoint.
+        for process in processes:
             process.join()
-        raise Interrupted(f"Stopped; every run is saved. Go on with: {again or 'the same command'}") from None
+        raise interrupted from None
+    finally:
+        # Tasks nobody took must not keep this process waiting at its exit.
+        tasks.cancel_join_thread()
     if failure is not None:
-        if failure.exit_code == Interrupted.exit_code:
-            raise Interrupted(f"Stopped; every run is saved. Go on with: {again or 'the same command'}")
-        raise LoopwmError(failure.failure)
+        raise interrupted if failure.exit_code == Interrupted.exit_code else LoopwmError(failure.failure)
 
 
-def _next(messages: multiprocessing.Queue[Message]) -> Message | None:
+def _watch(
+    jobs: Sequence[Job],
+    pending: list[tuple[int, Job]],
+    processes: list[BaseProcess],
+    messages: Messages,
+    progress: Progress,
+) -> Message | None:
+    """Show progress until every worker is gone; the message of the job that failed, if one did."""
+    total = sum(job.config.train.updates for job in jobs)
+    done = {index: 0 for index, _ in pending}
+    before = total - sum(job.config.train.updates for _, job in pending)
+    failure: Message | None = None
+    while True:
+        alive = [process for process in processes if process.is_alive()]
+        message = _next(messages)
+        if message is None:
+            if not alive:
+                return failure
+            died = [process for process in processes if process.exitcode not in (None, 0)]
+            if died and failure is None:
+                failure = Message(-1, failure="A training process died (out of memory?); free some and start again.")
+                _stop(alive)
+            continue
+        if message.failure:
+            failure = failure or message
+            _stop(alive)
+            continue
+        done[message.job] = max(done[message.job], message.done)
+        progress.advance(before + sum(done.values()), total, loss=message.loss)
+
+
+def _next(messages: Messages) -> Message | None:
     try:
         return messages.get(timeout=0.2)
     except queue.Empty:
         return None
 
 
-def _last_words(messages: multiprocessing.Queue[Message], job: int) -> Message | None:
-    while (message := _next(messages)) is not None:
-        if message.job == job and message.failure:
-            return message
-    return None
-
-
-def _stop(running: dict[int, BaseProcess]) -> None:
-    for process in running.values():
+def _stop(processes: list[BaseProcess]) -> None:
+    for process in processes:
         if process.pid is not None and process.is_alive():
             os.kill(process.pid, signal.SIGTERM)
 
 
 class _Reporter:
-    """Progress of a worker, sent home twice a second at most."""
+    """Progress of one job, sent home twice a second at most."""
 
-    def __init__(self, job: int, messages: multiprocessing.Queue[Message]) -> None:
+    def __init__(self, job: int, messages: Messages) -> None:
         self.job, self.messages, self.sent_at = job, messages, 0.0
 
     def advance(self, done: int, total: int, **fields: float) -> None:
@@ -122,19 +135,23 @@ class _Reporter:
             self.sent_at = time.monotonic()
 
 
-def _work(index: int, job: Job, messages: multiprocessing.Queue[Message]) -> None:
+def _work(tasks: Tasks, messages: Messages) -> None:
+    """A worker: one job after the other until there is none, or one fails."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    from loopwm.train.trainer import finished, resume, train
+    from loopwm.train.trainer import resume, train
 
     torch.set_num_threads(1)
-    reporter = _Reporter(index, messages)
-    try:
-        if finished(job.run) is None:
+    while (task := tasks.get()) is not None:
+        index, job = task
+        reporter = _Reporter(index, messages)
+        try:
             started = job.run.is_dir() and any(job.run.iterdir())
             _ = resume(job.run, reporter) if started else train(job.config, job.run, reporter)
-        messages.put(Message(index, job.config.train.updates))
-    except LoopwmError as error:
-        messages.put(Message(index, failure=str(error), exit_code=error.exit_code))
-        raise SystemExit(error.exit_code) from None
+        except LoopwmError as error:
+            messages.put(Message(index, failure=str(error), exit_code=error.exit_code))
+            return
+        except KeyboardInterrupt:
+            messages.put(Message(index, failure="Stopped.", exit_code=130))
+            return

@@ -1,0 +1,62 @@
+"""Ctrl-C waits for a moment at which stopping is safe."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from loopwm.interrupts import deferred_interrupt, stopping_between_units
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def state() -> tuple[object, object, set[int]]:
+    """What a signal would do in this process."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    return signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), set(mask)
+
+
+def test_an_interrupt_waits_until_it_is_looked_for():
+    before = state()
+    with deferred_interrupt() as stopped:
+        press_ctrl_c()
+        assert stopped.is_set()
+    assert state() == before
+
+
+def test_a_second_interrupt_does_not_wait():
+    before = state()
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt():
+        press_ctrl_c()
+        press_ctrl_c()
+    assert state() == before
+
+
+def test_a_job_is_stopped_after_the_unit_in_which_the_interrupt_came():
+    before, reached, counted = state(), [], []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        stopping_between_units(lambda done, total: counted.append((done, total))) as advance,
+    ):
+        for unit in range(1, 5):
+            if unit == 3:
+                press_ctrl_c()
+            reached.append(unit)
+            advance(unit, 4)
+    assert reached == [1, 2, 3]
+    assert counted == [(1, 4), (2, 4)]
+    assert state() == before
+
+
+def test_an_interrupt_before_the_end_of_the_earliest_unit_stops_after_it():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), stopping_between_units(lambda done, total: None) as advance:
+        press_ctrl_c()
+        reached.append("still working")
+        advance(1, 2)
+        reached.append("too far")
+    assert reached == ["still working"]

@@ -1,0 +1,74 @@
+"""Several runs at once give what each gives alone, go on after an interruption, and stop together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from loopwm.errors import LoopwmError
+from loopwm.presets import RunConfig, preset
+from loopwm.progress import SilentProgress
+from loopwm.studies.jobs import Job, train_all
+from loopwm.studies.systems import pick_rates, with_system
+from loopwm.train.checkpoint import NAME
+from loopwm.train.trainer import finished, train
+
+
+def debug(store: Path) -> RunConfig:
+    return replace(preset("debug").config, data=store)
+
+
+def test_runs_side_by_side_equal_runs_alone_and_finished_ones_are_left_alone(
+    billiards_store: Path, tmp_path: Path
+) -> None:
+    configs = [with_system(debug(billiards_store), "looped", 2e-3, seed) for seed in (0, 1, 2)]
+    jobs = [Job(tmp_path / f"side{i}", config) for i, config in enumerate(configs)]
+    train_all(jobs, SilentProgress(), again="", workers=2)
+    train(configs[1], tmp_path / "alone")
+    side, alone = load_file(jobs[1].run / NAME), load_file(tmp_path / "alone" / NAME)
+    assert all(torch.equal(side[name], alone[name]) for name in alone)
+    before = (jobs[0].run / NAME).stat().st_mtime_ns
+    train_all(jobs, SilentProgress(), again="", workers=2)
+    assert (jobs[0].run / NAME).stat().st_mtime_ns == before
+
+
+def test_a_failing_run_stops_the_others_and_says_which(billiards_store: Path, tmp_path: Path) -> None:
+    good = debug(billiards_store)
+    long = replace(good, train=replace(good.train, updates=100_000))
+    bad = replace(good, data=tmp_path / "absent.h5")
+    with pytest.raises(LoopwmError, match=r"absent\.h5"):
+        train_all([Job(tmp_path / "long", long), Job(tmp_path / "bad", bad)], SilentProgress(), again="", workers=2)
+    assert finished(tmp_path / "long") is None
+
+
+def test_the_learning_rate_is_the_one_with_the_lowest_validation_error(billiards_store: Path, tmp_path: Path) -> None:
+    rates = (1e-5, 1e-2)
+    best = pick_rates(debug(billiards_store), tmp_path, rates, 20, SilentProgress(), "", systems=("looped",))
+    errors = {rate: finished(tmp_path / f"looped-lr{rate:g}").validation["one_step"] for rate in rates}  # type: ignore[union-attr]
+    assert best == {"looped": min(rates, key=lambda rate: errors[rate])}
+
+
+def test_ctrl_c_during_a_demo_saves_every_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    command = [sys.executable, "-m", "loopwm", "demo", "debug", "--out", str(out)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while not any(out.glob("rates/*/log.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # A terminal sends Ctrl-C to the whole process group.
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert f"loopwm demo debug --out {out}" in errors
