@@ -42,7 +42,7 @@ def stopping_between_units(advance: Advance) -> Iterator[Advance]:
     """`advance` for a job with worker processes, raising KeyboardInterrupt after the unit during which Ctrl-C came.
 
     Anywhere else an interrupt does harm: the HDF5 library swallows one inside a write and carries on, and a worker that
-    gets one while it starts dies with a traceback. Workers started before the first unit is done never see Ctrl-C.
+    gets one while it starts dies with a traceback. Workers started before a unit is done never see Ctrl-C.
     """
     with deferred_interrupt() as stopped:
         # Starting the tracker of multiprocessing lifts the mask set below, so that has to happen before.

@@ -66,8 +66,8 @@ class ObservationSpec:
         """
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) not in (1, 2):
             raise UserError(
-                f"Observation space {space} is not supported: give a 1-D Box (vector) or a 2-D Box (entities x features), "
-                "for example through gymnasium.wrappers.FlattenObservation."
+                f"Observation space {space} is not supported: give a 1-D Box (vector) or a 2-D Box (entities x "
+                "features), for example through gymnasium.wrappers.FlattenObservation."
             )
         kind = "vector" if len(space.shape) == 1 else "entities"
         names = names or tuple(f"feature{i}" for i in range(space.shape[-1]))

@@ -26,7 +26,9 @@ def test_depths_lie_between_one_and_four_mu_and_come_largest_first(mu: int, batc
     assert bool((loops[:-1] >= loops[1:]).all())
 
 
-@pytest.mark.parametrize(("law", "variance"), [("poisson", 6.0), ("lognormal-poisson", 6 + 36 * (2.718281828**0.49 - 1))])
+@pytest.mark.parametrize(
+    ("law", "variance"), [("poisson", 6.0), ("lognormal-poisson", 6 + 36 * (2.718281828**0.49 - 1))]
+)
 def test_depths_follow_their_law(law: str, variance: float) -> None:
     config = LoopConfig(mu=6, depth_law=law)  # type: ignore[arg-type]
     loops = sample_loops(config, 200_000, torch.Generator().manual_seed(0)).double()

@@ -52,22 +52,22 @@ def smaller(code: str) -> str:
     return code
 
 
-def run_bash(block: Block, folder: Path, name: str) -> None:
-    """Run a block of shell commands; one that fails makes the test fail with its output."""
+def run_bash(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a block of shell commands, stopping at the one that fails; standard error follows standard output."""
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
+    return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", smaller(block.code)],
         cwd=folder,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, f"{name}:{block.line} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if runnable_blocks(path)], ids=lambda path: path.name)
@@ -76,7 +76,8 @@ def test_every_block_of_the_document_runs(document: Path, tmp_path: Path, monkey
     variables: dict[str, object] = {"__name__": "__main__"}
     for block in runnable_blocks(document):
         if block.language == "bash":
-            run_bash(block, tmp_path, document.name)
+            done = run_bash(block, tmp_path)
+            assert done.returncode == 0, f"{document.name}:{block.line}\n{done.stdout}"
         else:
             # Blank lines put the document's own line numbers into a traceback.
             exec(compile("\n" * (block.line - 1) + block.code, str(document), "exec"), variables)

@@ -79,9 +79,7 @@ def test_a_hidden_observation_cannot_be_seen(model: WorldModel, windows: Windows
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    batch=st.integers(1, 200), window=st.integers(1, 12), observed=st.floats(0, 1), seed=st.integers(0, 1000)
-)
+@given(batch=st.integers(1, 200), window=st.integers(1, 12), observed=st.floats(0, 1), seed=st.integers(0, 1000))
 def test_every_window_shows_its_start_and_then_a_prefix(batch: int, window: int, observed: float, seed: int) -> None:
     visible = visible_steps(batch, window, observed, torch.Generator().manual_seed(seed))
     assert visible.shape == (batch, window)

@@ -74,14 +74,18 @@ def test_a_loaded_run_predicts_what_the_trainer_averaged(trained: Path) -> None:
     assert not model.training
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, stored[name], rtol=0, atol=0)
-    assert not torch.equal(load(trained, "model").core.prelude.from_latent.weight, stored["core.prelude.from_latent.weight"])
+    assert not torch.equal(
+        load(trained, "model").core.prelude.from_latent.weight, stored["core.prelude.from_latent.weight"]
+    )
 
 
 def test_the_configuration_beside_the_run_is_accepted_back(trained: Path, billiards_store: Path) -> None:
     assert read_config(trained / "config.yaml") == debug(billiards_store)
 
 
-def test_equal_seeds_give_equal_runs_and_other_seeds_others(billiards_store: Path, trained: Path, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_runs_and_other_seeds_others(
+    billiards_store: Path, trained: Path, tmp_path: Path
+) -> None:
     train(debug(billiards_store), tmp_path / "same")
     train(debug(billiards_store, seed=1), tmp_path / "other")
     assert_same_tensors(trained, tmp_path / "same")

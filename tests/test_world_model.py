@@ -37,15 +37,15 @@ def statistics(spec: ObservationSpec, action: ActionSpec) -> Statistics:
     )
 
 
-def make(
-    config: ModelConfig | None = None, spec: ObservationSpec = ENTITIES, action: ActionSpec = PUSH
-) -> WorldModel:
+def make(config: ModelConfig | None = None, spec: ObservationSpec = ENTITIES, action: ActionSpec = PUSH) -> WorldModel:
     torch.manual_seed(0)
     config = config or ModelConfig(width=16, heads=2, tokens=4, loop=LoopConfig(mu=3))
     return WorldModel(config, spec, action, statistics(spec, action)).eval()
 
 
-def some(spec: ObservationSpec, action: ActionSpec, batch: int = 3, steps: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def some(
+    spec: ObservationSpec, action: ActionSpec, batch: int = 3, steps: int = 4
+) -> tuple[torch.Tensor, torch.Tensor]:
     observations = torch.randn(batch, steps, *spec.shape)
     if action.kind == "discrete":
         return observations, torch.randint(0, action.size, (batch, steps, 1)).float()

@@ -13,8 +13,8 @@ class Attention(nn.Module):
     """Self-attention among N tokens, queries and keys normalised per head, with a learnable gain per head.
 
     Without the gain, normalised queries and keys cannot make attention sharp; it starts near 3 as measured.
-    The products are written out: for the 6 to 32 tokens of a latent state the fused kernel is slower on a CPU, and it has
-    no second derivative there.
+    The products are written out: for the 6 to 32 tokens of a latent state the fused kernel is slower on a CPU, and it
+    has no second derivative there.
     """
 
     def __init__(self, width: int, heads: int) -> None:

@@ -33,7 +33,9 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if self.mu < 1:
-            raise UserError(f"model.loop.mu must be at least 1, got {self.mu}: a loop that never runs predicts nothing.")
+            raise UserError(
+                f"model.loop.mu must be at least 1, got {self.mu}: a loop that never runs predicts nothing."
+            )
         if not 0.01 <= self.abar <= 0.99:
             raise UserError(f"model.loop.abar must lie in [0.01, 0.99], got {self.abar}.")
         if self.depth_spread <= 0:

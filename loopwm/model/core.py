@@ -159,4 +159,6 @@ def relative_change(before: Tensor, after: Tensor, rows: int, order: Tensor | No
     before, after = before.detach(), after.detach()
     change = (after - before).flatten(1).norm(dim=1) / after.flatten(1).norm(dim=1).clamp(min=1e-12)
     full = change.new_full((rows,), torch.nan)
-    return full.index_copy(0, torch.arange(len(change), device=full.device) if order is None else order[: len(change)], change)
+    return full.index_copy(
+        0, torch.arange(len(change), device=full.device) if order is None else order[: len(change)], change
+    )

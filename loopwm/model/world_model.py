@@ -26,10 +26,17 @@ class WorldModel(nn.Module):
     """h_k = L(h_{k-1}, E(o_k), U(a_k)) and (o_{k+1}, r_k, c_k) = D(h_k).
 
     Observations and actions go in, and predictions come out, in environment units; the statistics of the training data
-    travel with the weights. h_{-1} is zero. `step` and `decode` are separate, so deferring the decoder is not calling it.
+    travel with the weights. h_{-1} is zero. `step` and `decode` are separate: deferring the decoder is not calling it.
 
     Source: arXiv 2606.18208, Eq. 1-3.
     """
+
+    core: LoopedCore | StackCore
+    observation_mean: Tensor
+    observation_std: Tensor
+    observation_changes: Tensor
+    action_mean: Tensor
+    action_std: Tensor
 
     def __init__(
         self, config: ModelConfig, observation: ObservationSpec, action: ActionSpec, statistics: Statistics
@@ -237,6 +244,8 @@ class WorldModel(nn.Module):
         lines = [f"WorldModel({self.config.system}, N={self.tokens} tokens, D={self.config.width})"]
         for name, modules, cost, times in parts:
             repeated = f" x {times} loops" if times > 1 else ""
-            lines.append(f"  {name:<10}{sum(map(count_parameters, modules)):>10,} parameters {cost:>12,} FLOPs{repeated}")
+            lines.append(
+                f"  {name:<10}{sum(map(count_parameters, modules)):>10,} parameters {cost:>12,} FLOPs{repeated}"
+            )
         lines.append(f"  {'total':<10}{self.num_parameters():>10,} parameters {flops.total:>12,} FLOPs per step")
         return "\n".join(lines)

@@ -1,5 +1,5 @@
-"""`loopwm study billiards`: the looped model against stacks with equal parameters and equal FLOPs, over seeds, at a short
-and a long training. Resumable: what is trained or evaluated is not done again."""
+"""`loopwm study billiards`: the looped model against stacks with equal parameters and equal FLOPs, over seeds, at a
+short and a long training. Resumable: what is trained or evaluated is not done again."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def run_study(config: StudyConfig) -> Path:
             longer = _train(base, config, rates, LONG_SYSTEMS, config.long_updates, progress)
     evaluation = replace(settings.evaluation, stability_steps=config.stability_steps)
     measured = replace(settings, evaluation=evaluation)
-    results = {system: _evaluated(system, runs, measured) for system, runs in short.items()}
-    long_results = {system: _evaluated(system, runs, measured) for system, runs in longer.items()}
+    results: dict[System, Runs] = {system: _evaluated(system, runs, measured) for system, runs in short.items()}
+    long_results: dict[System, Runs] = {system: _evaluated(system, runs, measured) for system, runs in longer.items()}
     speed = throughput(base)
     write_json(config.out, plain(summary(config, base, settings, rates, results, long_results, speed)))
     return config.out
@@ -128,7 +128,7 @@ def _train(
     updates: int,
     progress: Progress,
 ) -> dict[System, list[Path]]:
-    runs = {
+    runs: dict[System, list[Path]] = {
         system: [config.folder / f"{system}-{updates}-seed{seed}" for seed in config.seeds] for system in systems
     }
     jobs = [
@@ -155,7 +155,7 @@ def summary(
     longer: dict[System, Runs],
     speed: Throughput,
 ) -> dict[str, Any]:
-    """The published file: `figures` are flat numbers, `intervals` their uncertainty, the rest says where they come from."""
+    """The published file: `figures` are flat numbers, `intervals` their uncertainty, the rest is where they come from."""
     looped, flops, params = (short[system] for system in ("looped", "stack-equal-flops", "stack-equal-params"))
     leading = {system: runs.evaluations[0].run for system, runs in short.items()}
     everything = [one for group in (short, longer) for runs in group.values() for one in runs.evaluations]
@@ -218,7 +218,7 @@ def summary(
 
 
 def worst_against_controls(runs: Runs, horizon: int) -> float:
-    """Largest open-loop error of the model over that of the best control, over horizons 1 to `horizon`; below 1 wins."""
+    """Largest open-loop error of the model over the best control's, over horizons 1 to `horizon`; below 1 it wins."""
     worst = 0.0
     for one in runs.evaluations:
         model = next(curve for curve in one.horizon if curve.kind == "model")

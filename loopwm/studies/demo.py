@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loopwm.interrupts import stopping_between_units
 from loopwm.model.config import SYSTEMS
 from loopwm.presets import Preset, preset
 from loopwm.progress import TerminalProgress
@@ -57,8 +58,8 @@ def record(settings: Preset, path: Path) -> Path:
     from loopwm.data.collect import CollectConfig, collect
 
     if not path.exists():
-        with TerminalProgress("recording", "episode") as progress:
-            collect(CollectConfig(episodes=settings.episodes), path, progress.advance)
+        with TerminalProgress("recording", "episode") as progress, stopping_between_units(progress.advance) as advance:
+            collect(CollectConfig(episodes=settings.episodes), path, advance)
     return path
 
 

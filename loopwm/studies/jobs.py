@@ -82,7 +82,7 @@ def train_all(jobs: Sequence[Job], progress: Progress, again: str, workers: int 
 def _watch(
     jobs: Sequence[Job],
     pending: list[tuple[int, Job]],
-    processes: list[BaseProcess],
+    processes: Sequence[BaseProcess],
     messages: Messages,
     progress: Progress,
 ) -> Message | None:
@@ -117,7 +117,7 @@ def _next(messages: Messages) -> Message | None:
         return None
 
 
-def _stop(processes: list[BaseProcess]) -> None:
+def _stop(processes: Sequence[BaseProcess]) -> None:
     for process in processes:
         if process.pid is not None and process.is_alive():
             os.kill(process.pid, signal.SIGTERM)

@@ -1,5 +1,5 @@
-"""The looped model and its two ordinary counterparts, trained alike: same windows, same number of updates, learning rate
-of each picked from the same grid on the validation episodes."""
+"""The looped model and its two ordinary counterparts, trained alike: same windows, same number of updates, learning
+rate of each picked from the same grid on the validation episodes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def pick_rates(
     """
     from loopwm.train.trainer import finished
 
-    runs = {(system, rate): folder / f"{system}-lr{rate:g}" for system in systems for rate in rates}
+    runs: dict[tuple[System, float], Path] = {
+        (system, rate): folder / f"{system}-lr{rate:g}" for system in systems for rate in rates
+    }
     jobs = [Job(run, with_system(config, system, rate, 0, updates)) for (system, rate), run in runs.items()]
     if len(rates) > 1:
         train_all(jobs, progress, again=again)

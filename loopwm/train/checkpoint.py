@@ -108,7 +108,9 @@ class Checkpoint:
         return model
 
 
-def read_checkpoint(path: Path, prefixes: tuple[str, ...] | None = None, device: str | torch.device = "cpu") -> Checkpoint:
+def read_checkpoint(
+    path: Path, prefixes: tuple[str, ...] | None = None, device: str | torch.device = "cpu"
+) -> Checkpoint:
     """Read a checkpoint file, or only the tensors under some prefixes.
 
     Raises:
@@ -116,16 +118,19 @@ def read_checkpoint(path: Path, prefixes: tuple[str, ...] | None = None, device:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"There is no checkpoint at {path}; train one with: loopwm train billiards --run {path.parent}.")
+        raise UserError(
+            f"There is no checkpoint at {path}; train one with: loopwm train billiards --run {path.parent}."
+        )
     try:
         with safe_open(path, framework="pt", device=str(device)) as stream:
             header = json.loads((stream.metadata() or {}).get("loopwm", "null"))
-            names = [name for name in stream.keys() if prefixes is None or name.startswith(prefixes)]
+            # A safetensors handle is no dict: it cannot be iterated over.
+            names = [name for name in stream.keys() if prefixes is None or name.startswith(prefixes)]  # noqa: SIM118
             tensors = {name: stream.get_tensor(name) for name in names}
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise UserError(
-            f"{path} cannot be read as a checkpoint ({error}): it is truncated or not a safetensors file; restore a copy "
-            "or train again."
+            f"{path} cannot be read as a checkpoint ({error}): it is truncated or not a safetensors file; restore a "
+            "copy or train again."
         ) from error
     if not isinstance(header, dict) or "blueprint" not in header:
         raise UserError(f"{path} is a safetensors file, but not one that loopwm wrote; give a loopwm checkpoint.")

@@ -51,7 +51,9 @@ def unroll(model: WorldModel, windows: Windows, visible: Tensor, num_loops: Tens
     return torch.stack(latents, dim=1)
 
 
-def window_loss(model: WorldModel, windows: Windows, latents: Tensor, config: LossConfig, reward_std: float) -> LossTerms:
+def window_loss(
+    model: WorldModel, windows: Windows, latents: Tensor, config: LossConfig, reward_std: float
+) -> LossTerms:
     """Eq. 10, averaged over windows, steps and features.
 
     Args:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from loopwm.model.core import LoopedCore
+from loopwm.model.world_model import WorldModel
 from loopwm.train.config import OptimConfig
 
 
@@ -37,13 +38,13 @@ def learning_rate(config: OptimConfig, update: int, updates: int) -> float:
 class Average:
     """Exponential moving average of the weights. Early on it follows faster, so that short runs have one too."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: WorldModel, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, model: nn.Module, updates_done: int) -> None:
+    def update(self, model: WorldModel, updates_done: int) -> None:
         """Move towards `model`, whose weights have seen `updates_done` updates."""
         decay = min(self.decay, (1 + updates_done) / (10 + updates_done))
-        mine: list[Tensor] = list(self.model.parameters())
-        torch._foreach_lerp_(mine, [parameter.detach() for parameter in model.parameters()], 1 - decay)
+        for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - decay)

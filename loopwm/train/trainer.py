@@ -220,11 +220,11 @@ class Trainer:
                             f"{bad_in_a_row} updates in a row were non-finite at update {self.update} of {self.run}: "
                             "lower optim.lr; the last checkpoint is from before that."
                         )
-                    if stopped.is_set() or last or time.monotonic() - saved_at > settings.checkpoint_every:
-                        # A checkpoint taken while the run is diverging would spoil the last good one.
-                        if not bad_in_a_row or last or stopped.is_set():
-                            self.save()
-                            saved_at = time.monotonic()
+                    # A periodic checkpoint taken while the run is diverging would spoil the last good one.
+                    due = time.monotonic() - saved_at > settings.checkpoint_every and not bad_in_a_row
+                    if stopped.is_set() or last or due:
+                        self.save()
+                        saved_at = time.monotonic()
                     if stopped.is_set() and not last:
                         raise Interrupted(
                             f"Stopped at update {self.update} of {settings.updates}, everything is saved; go on with: "

@@ -31,7 +31,9 @@ class StackCore(nn.Module):
         """
         loops = checked_loops(num_loops, len(h))
         if len(loops) and int(loops.max()) > 1:
-            raise UserError(f"A stack has no loop to repeat, but num_loops = {int(loops.max())} was asked for; leave it out.")
+            raise UserError(
+                f"A stack has no loop to repeat, but num_loops = {int(loops.max())} was asked for; leave it out."
+            )
         carried = self.prelude(h, e, u)
         if trace is not None:
             norm = carried.detach().pow(2).mean((-1, -2)).sqrt()

@@ -1,0 +1,1 @@
+"""Losses, the optimiser, the training loop, checkpoints."""
