@@ -26,7 +26,7 @@ class LoopConfig:
     """Law of the number of loops in training, drawn per sequence."""
     depth_spread: float = 0.7
     """Standard deviation of the log rate under `lognormal-poisson`."""
-    gradient: Literal["all", "last"] = "all"
+    gradient: Literal["all", "last"] = "last"
     """Back-propagate through all loops, or through the last max(4, ceil(mu / 2))."""
     warm_start: bool = False
     """Start the loop from the previous step's latent instead of zeros."""

@@ -36,6 +36,8 @@ class StudyConfig:
     """Of weights, windows and depths; the recording is the same."""
     long_updates: int = 5000
     """Updates of the long training; 0 leaves it out."""
+    long_seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the long training."""
     stability_steps: int = 10_000
     """Imagined steps over which every number must stay finite."""
     folder: Path = Path("runs/study")
@@ -46,10 +48,11 @@ class StudyConfig:
     @property
     def command(self) -> str:
         """What to type to get this result."""
-        seeds = " ".join(str(seed) for seed in self.seeds)
+        seeds, long_seeds = (" ".join(map(str, group)) for group in (self.seeds, self.long_seeds))
         return (
             f"loopwm study billiards --preset {self.preset} --seeds {seeds} --long-updates {self.long_updates} "
-            f"--stability-steps {self.stability_steps} --folder {self.folder} --out {self.out}"
+            f"--long-seeds {long_seeds} --stability-steps {self.stability_steps} --folder {self.folder} "
+            f"--out {self.out}"
         )
 
 
@@ -106,11 +109,11 @@ def run_study(config: StudyConfig) -> Path:
         folder = config.folder / "rates"
         rates = pick_rates(base, folder, settings.rates, settings.rate_updates, progress, config.command)
     with TerminalProgress("training", "update") as progress:
-        short = _train(base, config, rates, SYSTEMS, base.train.updates, progress)
+        short = _train(base, config, config.seeds, rates, SYSTEMS, base.train.updates, progress)
     longer: dict[System, list[Path]] = {}
     if config.long_updates:
         with TerminalProgress("training for longer", "update") as progress:
-            longer = _train(base, config, rates, LONG_SYSTEMS, config.long_updates, progress)
+            longer = _train(base, config, config.long_seeds, rates, LONG_SYSTEMS, config.long_updates, progress)
     evaluation = replace(settings.evaluation, stability_steps=config.stability_steps)
     measured = replace(settings, evaluation=evaluation)
     results: dict[System, Runs] = {system: _evaluated(system, runs, measured) for system, runs in short.items()}
@@ -123,18 +126,19 @@ def run_study(config: StudyConfig) -> Path:
 def _train(
     base: RunConfig,
     config: StudyConfig,
+    seeds: Sequence[int],
     rates: dict[System, float],
     systems: Sequence[System],
     updates: int,
     progress: Progress,
 ) -> dict[System, list[Path]]:
     runs: dict[System, list[Path]] = {
-        system: [config.folder / f"{system}-{updates}-seed{seed}" for seed in config.seeds] for system in systems
+        system: [config.folder / f"{system}-{updates}-seed{seed}" for seed in seeds] for system in systems
     }
     jobs = [
         Job(run, with_system(base, system, rates[system], seed, updates))
         for system, folders in runs.items()
-        for run, seed in zip(folders, config.seeds, strict=True)
+        for run, seed in zip(folders, seeds, strict=True)
     ]
     train_all(jobs, progress, again=config.command)
     return runs
@@ -155,7 +159,7 @@ def summary(
     longer: dict[System, Runs],
     speed: Throughput,
 ) -> dict[str, Any]:
-    """The published file: `figures` are flat numbers, `intervals` their uncertainty, the rest is where they come from."""
+    """The published file: `figures` are flat, `intervals` their uncertainty, the rest is where they come from."""
     looped, flops, params = (short[system] for system in ("looped", "stack-equal-flops", "stack-equal-params"))
     leading = {system: runs.evaluations[0].run for system, runs in short.items()}
     everything = [one for group in (short, longer) for runs in group.values() for one in runs.evaluations]
@@ -202,6 +206,8 @@ def summary(
         "versions": versions(),
         "processor": processor(),
         "seeds": list(config.seeds),
+        "long_seeds": list(config.long_seeds),
+        "stability_steps": config.stability_steps,
         "updates": {"short": base.train.updates, "long": config.long_updates},
         "data": {"world": "billiards", "episodes": settings.episodes, "digest": leading["looped"].data_digest},
         "learning_rates": {
