@@ -1,4 +1,4 @@
-"""Looped world models: one small shared block, applied as often as a transition needs.
+"""Looped world models: one small shared block, applied as many times as you ask for.
 
 The public names are imported when they are used, so that `import loopwm` stays light.
 """

@@ -13,7 +13,7 @@ import numpy as np
 from loopwm.evaluate.bootstrap import Bootstrap, Interval
 from loopwm.evaluate.evaluation import EpisodeErrors, Evaluation, plain, read_evaluation
 from loopwm.evaluate.speed import processor
-from loopwm.files import write_json
+from loopwm.files import refuse_existing, write_json
 from loopwm.model.config import SYSTEMS, System
 from loopwm.presets import Preset, RunConfig, preset
 from loopwm.progress import Progress, TerminalProgress
@@ -100,9 +100,10 @@ def run_study(config: StudyConfig) -> Path:
     """Do all of it and write `config.out`.
 
     Raises:
-        UserError: unknown preset.
+        UserError: unknown preset, or `config.out` exists.
         LoopwmError: a step failed; Ctrl-C exits with code 130 after saving.
     """
+    refuse_existing(config.out, "move it away or choose another file with --out")
     settings = preset(config.preset)
     base = replace(settings.config, data=record(settings, config.folder / "billiards.h5"))
     with TerminalProgress("choosing learning rates", "update") as progress:

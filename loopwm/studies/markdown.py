@@ -41,8 +41,8 @@ def results_table(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"Normalised squared error of positions and velocities one step ahead, {seeds} seeds, n = {n:,} transitions "
-        f"of {episodes} test episodes, 95% intervals over episodes. Paired, the looped error is {ratios}. With eight times "
-        f"the loops of training it is {figures['mse_looped_8mu'] / figures['mse_looped']:.3f} times that at mu. "
+        f"of {episodes} test episodes, 95% intervals over episodes. Paired, the looped error is {ratios}. With eight "
+        f"times the loops of training it is {figures['mse_looped_8mu'] / figures['mse_looped']:.3f} times that at mu. "
         f"The looped model trains at {figures['updates_per_s_ratio']:.2f} times the equal-FLOP stack's updates per "
         f"second. In {result['stability_steps']:,} imagined steps {figures['nonfinite_10k']} numbers were not finite.",
     ]
