@@ -21,11 +21,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         LoopwmError: the disk refused (no space left, read-only); `path` keeps its old content.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    aside = Path(name)
+    aside: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        aside = Path(name)
         yield aside
         # mkstemp makes files private; the finished file should follow the user's umask instead.
         umask = os.umask(0)
@@ -40,7 +41,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             "(the previous file, if any, is untouched)."
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        if aside is not None:
+            aside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

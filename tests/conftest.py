@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from loopwm.data.cache import Columns, open_memmap
 from loopwm.data.collect import CollectConfig, collect
 from loopwm.data.store import Store
+
+# A busy machine must not fail a property because one example took long.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

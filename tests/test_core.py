@@ -162,7 +162,26 @@ def test_trace_reports_loops_and_leaves_finished_rows_blank_in_caller_order() ->
     torch.testing.assert_close(trace.norm[:, 0], out.pow(2).mean((1, 2)).sqrt())
 
 
+def test_trace_counts_loops_in_order_while_training_too() -> None:
+    core = make_core(gradient="last")
+    h, e, u = inputs(4)
+    loops = torch.tensor([9, 2, 5, 4])
+    traces = Trace(), Trace()
+    core(h, e, u, loops, traces[0])
+    with torch.no_grad():
+        core(h, e, u, loops, traces[1])
+    torch.testing.assert_close(traces[0].residual, traces[1].residual, equal_nan=True)
+
+
 # ---- gradients ----
+
+
+def test_gradients_are_whole_in_evaluation_mode() -> None:
+    core = make_core(gradient="last").eval()
+    seen: list[bool] = []
+    core.block.register_forward_hook(lambda module, args, out: seen.append(out.requires_grad))
+    core(*inputs(2), 9)
+    assert seen == [True] * 9
 
 
 def test_no_gradient_reaches_loops_before_the_window() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -14,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from loopwm.errors import LoopwmError
+from loopwm.errors import LoopwmError, UserError
 from loopwm.presets import RunConfig, preset
 from loopwm.progress import SilentProgress
 from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import pick_rates, with_system
-from loopwm.train.checkpoint import NAME
+from loopwm.train.checkpoint import NAME, read_checkpoint
 from loopwm.train.trainer import finished, train
 
 
@@ -50,11 +51,45 @@ def test_a_failing_run_stops_the_others_and_says_which(billiards_store: Path, tm
     assert finished(tmp_path / "long") is None
 
 
+def test_a_folder_with_another_run_in_it_is_refused(billiards_store: Path, tmp_path: Path) -> None:
+    job = Job(tmp_path / "run", debug(billiards_store))
+    train_all([job], SilentProgress(), again="")
+    other = Job(job.run, with_system(job.config, "looped", 1e-3))
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        train_all([other], SilentProgress(), again="")
+
+
+def test_a_rate_that_diverges_is_not_picked_and_stops_nobody(billiards_store: Path, tmp_path: Path) -> None:
+    config = debug(billiards_store)
+    config = replace(config, train=replace(config.train, max_skipped=3), optim=replace(config.optim, clip=1e30))
+    best = pick_rates(config, tmp_path, (1e30, 1e-3), 20, SilentProgress(), "", systems=("looped",))
+    assert best["looped"].rate == 1e-3 and best["looped"].errors[1e30] == math.inf
+
+
+def processes_of(session: int) -> list[str]:
+    listed = subprocess.run(["ps", "-o", "args=", "-s", str(session)], capture_output=True, text=True).stdout
+    return [line for line in listed.splitlines() if "python" in line]
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "loopwm", "demo", "debug", "--out", str(tmp_path / "demo")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not any(tmp_path.glob("demo/rates/*/log.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while processes_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(process.pid) == []
+
+
 def test_the_learning_rate_is_the_one_with_the_lowest_validation_error(billiards_store: Path, tmp_path: Path) -> None:
     rates = (1e-5, 1e-2)
     best = pick_rates(debug(billiards_store), tmp_path, rates, 20, SilentProgress(), "", systems=("looped",))
-    errors = {rate: finished(tmp_path / f"looped-lr{rate:g}").validation["one_step"] for rate in rates}  # type: ignore[union-attr]
-    assert best == {"looped": min(rates, key=lambda rate: errors[rate])}
+    stored = [read_checkpoint(tmp_path / f"looped-lr{rate:g}" / NAME).state["validation"]["one_step"] for rate in rates]
+    assert best["looped"].errors == dict(zip(rates, stored, strict=True))
+    assert best["looped"].rate == 1e-2 and stored[1] < stored[0]
 
 
 def test_ctrl_c_during_a_demo_saves_every_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -72,3 +107,8 @@ def test_ctrl_c_during_a_demo_saves_every_run_and_the_same_command_goes_on(tmp_p
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert f"loopwm demo debug --out {out}" in errors
+    stopped = {path: path.stat().st_mtime_ns for path in out.rglob("config.yaml")}
+    subprocess.run(command, check=True, capture_output=True)
+    assert (out / "report.json").is_file()
+    # What was begun was continued, not begun again.
+    assert stopped and all(path.stat().st_mtime_ns == when for path, when in stopped.items())

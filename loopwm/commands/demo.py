@@ -57,7 +57,7 @@ def make_room(name: str, out: Path) -> None:
         if not mark.is_file():
             raise UserError(f"{out} exists and holds no demo; choose another folder with --out.")
         before = mark.read_text().strip()
-        if before == "debug":
+        if before == "debug" and (name != "debug" or (out / "report.json").is_file()):
             shutil.rmtree(out)
         elif before != name:
             raise UserError(f"{out} holds a demo of the preset '{before}'; choose another folder with --out.")

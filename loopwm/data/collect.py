@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import platform
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -25,6 +24,7 @@ from loopwm.data.store import StoreMeta, write_store
 from loopwm.envs.registry import World, find_world
 from loopwm.errors import LoopwmError, UserError
 from loopwm.files import refuse_existing
+from loopwm.interrupts import end_with_parent
 from loopwm.spaces import ActionSpec, ObservationSpec
 
 _EPISODES_PER_TASK = 16
@@ -188,15 +188,7 @@ def _record_all(config: CollectConfig) -> Generator[Episode, None, None]:
 def _start_worker() -> None:
     # Ctrl-C reaches every process of the terminal; only the one that writes should act on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers, which would wait for the next task for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def _version(name: str) -> str:

@@ -23,7 +23,7 @@ class Statistics:
     Attributes:
         observation_mean, observation_std: (F,) or (S,) float32.
         observation_changes: (F,) or (S,) bool, does this feature ever change within an episode? What never does is
-            shown to a model but not asked of it.
+            left out of every score.
         action_mean, action_std: (A,) float32.
         reward_mean, reward_std: numbers.
     """

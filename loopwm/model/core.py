@@ -79,20 +79,31 @@ class LoopedCore(nn.Module):
         return carried
 
     def refine(self, h: Tensor, e: Tensor, loops: Tensor, residuals: list[Tensor] | None = None) -> Tensor:
-        """Apply the shared update loops[i] times to row i; only the last `gradient_loops` of them carry gradients.
+        """Apply the shared update loops[i] times to row i.
+
+        In training mode only the last `gradient_loops` of them carry gradients; in evaluation mode all do, as a planner
+        that differentiates through the model expects.
 
         Args:
             h, e: (B, N, D).
             loops: (B,) on the CPU.
+            residuals: filled with one (B,) per loop.
         """
         window = self.loop.gradient_loops
-        if not torch.is_grad_enabled() or int(loops.max()) <= window:
+        truncated = self.training and torch.is_grad_enabled() and int(loops.max()) > window
+        if not truncated:
             return self._iterate(h, e, loops, residuals)
+        early = (loops - window).clamp(min=0)
         with torch.no_grad():
-            deep = self._iterate(h, e, (loops - window).clamp(min=0), residuals)
+            deep = self._iterate(h, e, early, residuals)
         # Rows that fit into the window keep their start, and with a warm start its gradient.
         h = torch.where((loops > window).to(h.device)[:, None, None], deep, h)
-        return self._iterate(h, e, loops.clamp(max=window), residuals)
+        if residuals is None:
+            return self._iterate(h, e, loops.clamp(max=window), None)
+        late: list[Tensor] = []
+        h = self._iterate(h, e, loops.clamp(max=window), late)
+        residuals[:] = joined(residuals, late, early.to(h.device))
+        return h
 
     def _iterate(self, h: Tensor, e: Tensor, loops: Tensor, residuals: list[Tensor] | None) -> Tensor:
         """The loop. A row whose loops are used up leaves the computation; order is restored at the end."""
@@ -152,6 +163,16 @@ def running_rows(loops: Tensor) -> list[int]:
         return []
     depths = torch.arange(int(loops[0]))
     return (loops[None, :] > depths[:, None]).sum(1).tolist()
+
+
+def joined(before: list[Tensor], after: list[Tensor], done: Tensor) -> list[Tensor]:
+    """Residuals of two stretches of loops, each (B,) per loop, as one: row i made done[i] loops in the leading one."""
+    both = torch.full((len(before) + len(after), len(done)), torch.nan, device=done.device)
+    both[: len(before)] = torch.stack(before)
+    late = torch.stack(after)
+    loop, row = (~late.isnan()).nonzero(as_tuple=True)
+    both[loop + done[row], row] = late[loop, row]
+    return list(both)
 
 
 def relative_change(before: Tensor, after: Tensor, rows: int, order: Tensor | None) -> Tensor:

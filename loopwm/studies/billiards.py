@@ -3,6 +3,7 @@ short and a long training. Resumable: what is trained or evaluated is not done a
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Bootstrap, Interval
 from loopwm.evaluate.evaluation import EpisodeErrors, Evaluation, plain, read_evaluation
 from loopwm.evaluate.speed import processor
@@ -19,7 +21,7 @@ from loopwm.presets import Preset, RunConfig, preset
 from loopwm.progress import Progress, TerminalProgress
 from loopwm.studies.demo import evaluate_once, record
 from loopwm.studies.jobs import Job, train_all
-from loopwm.studies.systems import pick_rates, with_system
+from loopwm.studies.systems import RateChoice, pick_rates, with_system
 from loopwm.studies.throughput import Throughput, throughput
 from loopwm.train.journal import config_as_dict, versions
 
@@ -42,18 +44,20 @@ class StudyConfig:
     """Imagined steps over which every number must stay finite."""
     folder: Path = Path("runs/study")
     """Where the recording and the runs go."""
-    out: Path = Path("results/billiards.json")
-    """The result."""
+    out: Path = Path("runs/study/billiards.json")
+    """The result; `results/billiards.json` of this repository is a copy of it."""
 
     @property
     def command(self) -> str:
         """What to type to get this result."""
-        seeds, long_seeds = (" ".join(map(str, group)) for group in (self.seeds, self.long_seeds))
-        return (
-            f"loopwm study billiards --preset {self.preset} --seeds {seeds} --long-updates {self.long_updates} "
-            f"--long-seeds {long_seeds} --stability-steps {self.stability_steps} --folder {self.folder} "
-            f"--out {self.out}"
-        )
+        words = ["loopwm", "study", "billiards", "--preset", self.preset, "--seeds", *map(str, self.seeds)]
+        words += ["--long-updates", str(self.long_updates), "--long-seeds", *map(str, self.long_seeds)]
+        words += ["--stability-steps", str(self.stability_steps), "--folder", str(self.folder), "--out", str(self.out)]
+        return shlex.join(words)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or (self.long_updates and not self.long_seeds):
+            raise UserError("A study needs at least one seed; give --seeds and --long-seeds.")
 
 
 @dataclass(frozen=True)
@@ -108,19 +112,19 @@ def run_study(config: StudyConfig) -> Path:
     base = replace(settings.config, data=record(settings, config.folder / "billiards.h5"))
     with TerminalProgress("choosing learning rates", "update") as progress:
         folder = config.folder / "rates"
-        rates = pick_rates(base, folder, settings.rates, settings.rate_updates, progress, config.command)
+        choices = pick_rates(base, folder, settings.rates, settings.rate_updates, progress, config.command)
     with TerminalProgress("training", "update") as progress:
-        short = _train(base, config, config.seeds, rates, SYSTEMS, base.train.updates, progress)
+        short = _train(base, config, config.seeds, choices, SYSTEMS, base.train.updates, progress)
     longer: dict[System, list[Path]] = {}
     if config.long_updates:
         with TerminalProgress("training for longer", "update") as progress:
-            longer = _train(base, config, config.long_seeds, rates, LONG_SYSTEMS, config.long_updates, progress)
+            longer = _train(base, config, config.long_seeds, choices, LONG_SYSTEMS, config.long_updates, progress)
     evaluation = replace(settings.evaluation, stability_steps=config.stability_steps)
     measured = replace(settings, evaluation=evaluation)
     results: dict[System, Runs] = {system: _evaluated(system, runs, measured) for system, runs in short.items()}
     long_results: dict[System, Runs] = {system: _evaluated(system, runs, measured) for system, runs in longer.items()}
     speed = throughput(base)
-    write_json(config.out, plain(summary(config, base, settings, rates, results, long_results, speed)))
+    write_json(config.out, plain(summary(config, base, settings, choices, results, long_results, speed)))
     return config.out
 
 
@@ -128,7 +132,7 @@ def _train(
     base: RunConfig,
     config: StudyConfig,
     seeds: Sequence[int],
-    rates: dict[System, float],
+    choices: dict[System, RateChoice],
     systems: Sequence[System],
     updates: int,
     progress: Progress,
@@ -137,7 +141,7 @@ def _train(
         system: [config.folder / f"{system}-{updates}-seed{seed}" for seed in seeds] for system in systems
     }
     jobs = [
-        Job(run, with_system(base, system, rates[system], seed, updates))
+        Job(run, with_system(base, system, choices[system].rate, seed, updates))
         for system, folders in runs.items()
         for run, seed in zip(folders, seeds, strict=True)
     ]
@@ -155,7 +159,7 @@ def summary(
     config: StudyConfig,
     base: RunConfig,
     settings: Preset,
-    rates: dict[System, float],
+    choices: dict[System, RateChoice],
     short: dict[System, Runs],
     longer: dict[System, Runs],
     speed: Throughput,
@@ -214,7 +218,11 @@ def summary(
         "learning_rates": {
             "grid": list(settings.rates),
             "updates": settings.rate_updates,
-            "picked": {str(system): rate for system, rate in rates.items()},
+            "picked": {str(system): choice.rate for system, choice in choices.items()},
+            "validation": {
+                str(system): {f"{rate:g}": error for rate, error in choice.errors.items()}
+                for system, choice in choices.items()
+            },
         },
         "figures": figures,
         "intervals": intervals,

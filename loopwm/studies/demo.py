@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loopwm.errors import UserError
 from loopwm.interrupts import stopping_between_units
 from loopwm.model.config import SYSTEMS
 from loopwm.presets import Preset, preset
@@ -33,18 +34,17 @@ def run_demo(name: str, out: Path) -> DemoResult:
         UserError: unknown preset, or `out` already holds a report.
         LoopwmError: a step failed; Ctrl-C exits with code 130 after saving.
     """
-    from loopwm.evaluate.report import HTML, JSON, write_report
+    from loopwm.evaluate.report import JSON, write_report
     from loopwm.files import refuse_existing
 
     settings, out = preset(name), Path(out)
-    for file in (HTML, JSON):
-        refuse_existing(out / file, "remove the folder or choose another one with --out")
+    refuse_existing(out / JSON, "remove the folder or choose another one with --out")
     again = f"loopwm demo {name} --out {out}"
     data = record(settings, out / "billiards.h5")
     config = replace(settings.config, data=data)
     with TerminalProgress("choosing learning rates", "update") as progress:
-        rates = pick_rates(config, out / "rates", settings.rates, settings.rate_updates, progress, again)
-    jobs = [Job(out / system, with_system(config, system, rates[system])) for system in SYSTEMS]
+        choices = pick_rates(config, out / "rates", settings.rates, settings.rate_updates, progress, again)
+    jobs = [Job(out / system, with_system(config, system, choices[system].rate)) for system in SYSTEMS]
     with TerminalProgress("training", "update") as progress:
         train_all(jobs, progress, again=again)
     for job in jobs:
@@ -54,19 +54,31 @@ def run_demo(name: str, out: Path) -> DemoResult:
 
 
 def record(settings: Preset, path: Path) -> Path:
-    """The recording at `path`, made if it is not there."""
-    from loopwm.data.collect import CollectConfig, collect
+    """The recording at `path`, made if it is not there.
 
-    if not path.exists():
+    Raises:
+        UserError: another recording is there.
+    """
+    from loopwm.data.collect import CollectConfig, collect
+    from loopwm.data.store import Store
+
+    if path.exists():
+        with Store.open(path) as store:
+            if store.num_episodes != settings.episodes:
+                raise UserError(
+                    f"{path} holds {store.num_episodes} episodes instead of {settings.episodes}; remove it or choose "
+                    "another folder."
+                )
+    else:
         with TerminalProgress("recording", "episode") as progress, stopping_between_units(progress.advance) as advance:
             collect(CollectConfig(episodes=settings.episodes), path, advance)
     return path
 
 
 def evaluate_once(run: Path, settings: Preset) -> None:
-    """Evaluate a run unless that was done."""
-    from loopwm.evaluate.evaluation import FILE, evaluate
+    """Evaluate a run unless just that was done."""
+    from loopwm.evaluate.evaluation import FILE, evaluate, read_evaluation
 
-    if not (run / FILE).is_file():
+    if not (run / FILE).is_file() or read_evaluation(run).config != settings.evaluation:
         with TerminalProgress(f"evaluating {run.name}", "stage") as progress:
             evaluate(run, config=settings.evaluation, progress=progress)

@@ -7,13 +7,16 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any, Protocol
 
-from loopwm.errors import LoopwmError
+from loopwm.errors import LoopwmError, UserError
+from loopwm.interrupts import deferred_interrupt, end_with_parent
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress
 
@@ -35,98 +38,142 @@ class Message:
     loss: float = 0.0
     failure: str = ""
     exit_code: int = 0
+    diverged: bool = False
 
 
-Tasks = multiprocessing.Queue  # of (index, Job), then one None per worker
-Messages = multiprocessing.Queue  # of Message
+class Mailbox(Protocol):
+    """The side of a multiprocessing queue that is used here."""
+
+    def put(self, obj: Any) -> None: ...
+    def get(self, block: bool = True, timeout: float | None = None) -> Any: ...
 
 
-def train_all(jobs: Sequence[Job], progress: Progress, again: str, workers: int = 0) -> None:
+def train_all(jobs: Sequence[Job], progress: Progress, again: str, workers: int = 0, may_diverge: bool = False) -> None:
     """Train every job that is not finished, `workers` at a time (one per core when 0); all stop when one fails.
 
     Args:
         again: the command that continues after an interruption, for the message.
+        may_diverge: a run that diverges does not stop the others.
 
     Raises:
-        Interrupted: Ctrl-C; every run is saved.
+        Interrupted: Ctrl-C or SIGTERM; every run is saved.
+        UserError: a run folder holds a run of other settings, or a run got bad input.
         LoopwmError: a run failed.
     """
-    from loopwm.train.trainer import Interrupted, finished
+    from loopwm.train.trainer import Interrupted
 
-    pending = [(index, job) for index, job in enumerate(jobs) if finished(job.run) is None]
+    pending = [(index, job) for index, job in enumerate(jobs) if not _is_done(job)]
     if not pending:
         return
     context = multiprocessing.get_context("spawn")
-    tasks, messages = context.Queue(), context.Queue()
+    tasks, messages, stopping = context.Queue(), context.Queue(), context.Event()
     count = min(workers or os.cpu_count() or 1, len(pending))
     for task in (*pending, *[None] * count):
         tasks.put(task)
-    processes = [context.Process(target=_work, args=(tasks, messages)) for _ in range(count)]
-    interrupted = Interrupted(f"Stopped; every run is saved. Go on with: {again}")
+    processes = [context.Process(target=_work, args=(tasks, messages, stopping), daemon=True) for _ in range(count)]
+    crew = _Crew(processes, stopping)
     try:
-        for process in processes:
-            process.start()
-        failure = _watch(jobs, pending, processes, messages, progress)
-    except KeyboardInterrupt:
-        # The workers got the same Ctrl-C and are saving; ending now would lose what they did since the last checkpoint.
-        for process in processes:
-            process.join()
-        raise interrupted from None
+        with deferred_interrupt() as interrupted:
+            crew.start()
+            failure = _watch(jobs, pending, crew, messages, progress, interrupted, may_diverge)
     finally:
         # Tasks nobody took must not keep this process waiting at its exit.
         tasks.cancel_join_thread()
+    if interrupted.is_set():
+        raise Interrupted(f"Stopped; every run is saved. Go on with: {again}")
     if failure is not None:
-        raise interrupted if failure.exit_code == Interrupted.exit_code else LoopwmError(failure.failure)
+        raise (UserError if failure.exit_code == UserError.exit_code else LoopwmError)(failure.failure)
+
+
+def _is_done(job: Job) -> bool:
+    """Whether the run is finished; a folder with another run in it is refused, never taken for this one."""
+    from loopwm.train.journal import read_config
+    from loopwm.train.trainer import finished
+
+    settings = job.run / "config.yaml"
+    if settings.is_file() and read_config(settings) != job.config:
+        raise UserError(f"{job.run} holds a run with other settings; remove it or choose another folder.")
+    return finished(job.run) is not None
+
+
+class _Crew:
+    """The worker processes, started so that Ctrl-C reaches them only through `stop`, and only once."""
+
+    def __init__(self, processes: Sequence[BaseProcess], stopping: Any) -> None:
+        self.processes, self.stopping = processes, stopping
+
+    def start(self) -> None:
+        """Start all of them, deaf to the terminal's Ctrl-C: a mask is inherited, a handler is not."""
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for process in self.processes:
+                process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def alive(self) -> bool:
+        """Whether any still works."""
+        return any(process.is_alive() for process in self.processes)
+
+    def stop(self) -> None:
+        """Ask all to save and end; a second request would interrupt the saving, so there is none."""
+        if self.stopping.is_set():
+            return
+        self.stopping.set()
+        for process in self.processes:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
+
+    def died(self) -> bool:
+        """Whether one ended in a way nobody asked for."""
+        return not self.stopping.is_set() and any(process.exitcode not in (None, 0) for process in self.processes)
 
 
 def _watch(
     jobs: Sequence[Job],
     pending: list[tuple[int, Job]],
-    processes: Sequence[BaseProcess],
-    messages: Messages,
+    crew: _Crew,
+    messages: Mailbox,
     progress: Progress,
+    interrupted: threading.Event,
+    may_diverge: bool,
 ) -> Message | None:
-    """Show progress until every worker is gone; the message of the job that failed, if one did."""
+    """Show progress until every worker is gone; the message of the run that failed, if one did."""
     total = sum(job.config.train.updates for job in jobs)
-    done = {index: 0 for index, _ in pending}
     before = total - sum(job.config.train.updates for _, job in pending)
+    done = {index: 0 for index, _ in pending}
     failure: Message | None = None
     while True:
-        alive = [process for process in processes if process.is_alive()]
+        alive = crew.alive()
         message = _next(messages)
+        if interrupted.is_set():
+            crew.stop()
         if message is None:
             if not alive:
                 return failure
-            died = [process for process in processes if process.exitcode not in (None, 0)]
-            if died and failure is None:
-                failure = Message(-1, failure="A training process died (out of memory?); free some and start again.")
-                _stop(alive)
-            continue
-        if message.failure:
-            failure = failure or message
-            _stop(alive)
-            continue
-        done[message.job] = max(done[message.job], message.done)
-        progress.advance(before + sum(done.values()), total, loss=message.loss)
+            if crew.died():
+                failure = Message(-1, failure="A training process died (out of memory?); free some, start again.")
+                crew.stop()
+        elif message.failure:
+            if not (message.diverged and may_diverge):
+                failure = failure or message
+                crew.stop()
+        else:
+            done[message.job] = max(done[message.job], message.done)
+            progress.advance(before + sum(done.values()), total, loss=message.loss)
 
 
-def _next(messages: Messages) -> Message | None:
+def _next(messages: Mailbox) -> Message | None:
     try:
         return messages.get(timeout=0.2)
     except queue.Empty:
         return None
 
 
-def _stop(processes: Sequence[BaseProcess]) -> None:
-    for process in processes:
-        if process.pid is not None and process.is_alive():
-            os.kill(process.pid, signal.SIGTERM)
-
-
 class _Reporter:
     """Progress of one job, sent home twice a second at most."""
 
-    def __init__(self, job: int, messages: Messages) -> None:
+    def __init__(self, job: int, messages: Mailbox) -> None:
         self.job, self.messages, self.sent_at = job, messages, 0.0
 
     def advance(self, done: int, total: int, **fields: float) -> None:
@@ -135,23 +182,36 @@ class _Reporter:
             self.sent_at = time.monotonic()
 
 
-def _work(tasks: Tasks, messages: Messages) -> None:
-    """A worker: one job after the other until there is none, or one fails."""
+def _work(tasks: Mailbox, messages: Mailbox, stopping: Any) -> None:
+    """A worker: one job after the other until there is none, one fails, or all are asked to stop."""
+    end_with_parent()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    from loopwm.train.trainer import resume, train
-
     torch.set_num_threads(1)
-    while (task := tasks.get()) is not None:
+    while not stopping.is_set() and (task := tasks.get()) is not None:
         index, job = task
-        reporter = _Reporter(index, messages)
-        try:
-            started = job.run.is_dir() and any(job.run.iterdir())
-            _ = resume(job.run, reporter) if started else train(job.config, job.run, reporter)
-        except LoopwmError as error:
-            messages.put(Message(index, failure=str(error), exit_code=error.exit_code))
-            return
-        except KeyboardInterrupt:
-            messages.put(Message(index, failure="Stopped.", exit_code=130))
-            return
+        failure = _train(index, job, messages)
+        if failure is not None:
+            messages.put(failure)
+            if not failure.diverged:
+                return
+
+
+def _train(index: int, job: Job, messages: Mailbox) -> Message | None:
+    """Train or continue one run; what went wrong, if anything."""
+    from loopwm.train.trainer import Diverged, resume, train
+
+    reporter = _Reporter(index, messages)
+    try:
+        if (job.run / "config.yaml").is_file():
+            resume(job.run, reporter)
+        else:
+            train(job.config, job.run, reporter)
+    except Diverged as error:
+        return Message(index, failure=str(error), exit_code=error.exit_code, diverged=True)
+    except LoopwmError as error:
+        return Message(index, failure=str(error), exit_code=error.exit_code)
+    except Exception as error:
+        return Message(index, failure=f"Training {job.run} failed with {type(error).__name__}: {error}", exit_code=1)
+    return None

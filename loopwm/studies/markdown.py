@@ -54,6 +54,12 @@ def results_table(result: dict[str, Any]) -> str:
             f"{_interval(intervals['mse_looped_long'])} against {_interval(intervals['mse_equal_flops_long'])} of the "
             f"equal-FLOP stack, ratio {ratio}."
         )
+    per_seed = [run for run in result["runs"] if run["updates"] == updates["short"]]
+    spread = "; ".join(
+        f"{system} " + ", ".join(f"{run['one_step']['mean']:.3f}" for run in per_seed if run["system"] == system)
+        for system in dict.fromkeys(run["system"] for run in per_seed)
+    )
+    lines.append(f"The intervals do not cover the choice of the seed; one by one the seeds gave: {spread}.")
     lines += ["", f"Made by `{result['command']}`."]
     return "\n".join(lines)
 

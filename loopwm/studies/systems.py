@@ -3,10 +3,12 @@ rate of each picked from the same grid on the validation episodes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loopwm.errors import LoopwmError
 from loopwm.model.config import SYSTEMS, System
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress
@@ -24,6 +26,14 @@ def with_system(config: RunConfig, system: System, lr: float, seed: int = 0, upd
     )
 
 
+@dataclass(frozen=True)
+class RateChoice:
+    """The learning rate picked for a system, and the validation error of each rate; infinite where it diverged."""
+
+    rate: float
+    errors: dict[float, float]
+
+
 def pick_rates(
     config: RunConfig,
     folder: Path,
@@ -32,28 +42,37 @@ def pick_rates(
     progress: Progress,
     again: str,
     systems: Sequence[System] = SYSTEMS,
-) -> dict[System, float]:
+) -> dict[System, RateChoice]:
     """The learning rate of each system with the lowest one-step error on validation after short runs.
 
     Args:
         folder: where the short runs go.
-        rates: the grid, the same for every system.
+        rates: the grid, the same for every system; a single one is taken without a run.
         updates: length of a short run.
-    """
-    from loopwm.train.trainer import finished
 
+    Raises:
+        LoopwmError: every rate of a system diverged.
+    """
+    if len(rates) == 1:
+        return {system: RateChoice(rates[0], {}) for system in systems}
     runs: dict[tuple[System, float], Path] = {
         (system, rate): folder / f"{system}-lr{rate:g}" for system in systems for rate in rates
     }
     jobs = [Job(run, with_system(config, system, rate, 0, updates)) for (system, rate), run in runs.items()]
-    if len(rates) > 1:
-        train_all(jobs, progress, again=again)
-    best: dict[System, float] = {}
+    train_all(jobs, progress, again=again, may_diverge=True)
+    choices: dict[System, RateChoice] = {}
     for system in systems:
-        errors = {}
-        for rate in rates if len(rates) > 1 else ():
-            result = finished(runs[system, rate])
-            assert result is not None
-            errors[rate] = result.validation["one_step"]
-        best[system] = min(errors, key=lambda rate: errors[rate]) if errors else rates[0]
-    return best
+        errors = {rate: _validation_error(runs[system, rate]) for rate in rates}
+        best = min(errors, key=lambda rate: errors[rate])
+        if errors[best] == math.inf:
+            raise LoopwmError(f"Every learning rate of {rates} diverged for {system}; lower the grid of the preset.")
+        choices[system] = RateChoice(best, errors)
+    return choices
+
+
+def _validation_error(run: Path) -> float:
+    """One-step error of a finished run; infinite if it diverged."""
+    from loopwm.train.trainer import finished
+
+    result = finished(run)
+    return result.validation["one_step"] if result is not None else math.inf

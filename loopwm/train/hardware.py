@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,9 +32,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def compiler_present(device: torch.device) -> bool:
-    """Whether torch can compile for `device` here; the CPU needs a C++ compiler."""
-    return device.type == "cuda" or any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+def compiler_works(device: torch.device) -> bool:
+    """Whether torch can compile for `device` here, found out by compiling something small.
+
+    A compiler on the path is not enough: Python's headers, or torch's own, can be missing.
+    """
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(4, device=device))
+    except Exception:
+        return False
+    return True
 
 
 def has_bfloat16(device: torch.device) -> bool:

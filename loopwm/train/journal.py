@@ -63,8 +63,10 @@ class Journal:
         self._stream.write(json.dumps({"update": update, **fields}) + "\n")
         self._stream.flush()
         for name, value in fields.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(name, value, update)
+            parts = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+            for tag, number in parts.items():
+                if isinstance(number, int | float):
+                    self._board.add_scalar(tag, number, update)
 
     def close(self) -> None:
         """Flush both."""

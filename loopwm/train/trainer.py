@@ -22,7 +22,7 @@ from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress, SilentProgress
 from loopwm.train.checkpoint import NAME, Blueprint, Checkpoint, read_checkpoint, save_checkpoint
-from loopwm.train.hardware import Precision, autocast, compiler_present, faster_precision, resolve_device
+from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, resolve_device
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
 from loopwm.train.losses import LossTerms, unroll, visible_steps, window_loss
 from loopwm.train.optimiser import Average, adamw, learning_rate
@@ -33,6 +33,10 @@ class Interrupted(LoopwmError):
     """Training was stopped by the user; everything is saved."""
 
     exit_code = 130
+
+
+class Diverged(LoopwmError):
+    """Too many updates in a row had a non-finite loss or gradient."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def train(config: RunConfig, run: Path, progress: Progress | None = None) -> Tra
         LoopwmError: training diverged for good, or the disk refused.
     """
     run = Path(run)
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    # Files with a leading dot are what a killed atomic write leaves behind.
+    if run.exists() and (not run.is_dir() or any(not part.name.startswith(".") for part in run.iterdir())):
         raise UserError(
             f"{run} already exists and is not overwritten; continue it with `loopwm train --resume {run}` or choose "
             "another folder with --run."
@@ -122,9 +127,10 @@ class Trainer:
         self.model = WorldModel(config.model, observation, action, self.statistics).to(self.device)
         self.average = Average(self.model, config.optim.ema)
         self.optimiser = adamw(self.model, config.optim)
-        # Depths and visibility have their own stream, so that nothing else can shift them.
-        self.generator = torch.Generator().manual_seed(config.train.seed + 1)
-        self.compiled = config.train.compile and compiler_present(self.device)
+        # Each has its own stream: a stack draws no depths, yet must be shown what the looped model is shown.
+        self.depth_draws = torch.Generator().manual_seed(config.train.seed + 1)
+        self.visibility_draws = torch.Generator().manual_seed(config.train.seed + 2)
+        self.compiled = config.train.compile and compiler_works(self.device)
         if self.compiled:
             self.model.compile_blocks()
         self.precision: Precision = "float32"
@@ -137,8 +143,8 @@ class Trainer:
         """Draw depths and visibility, unroll, and compare: Eq. 10."""
         config = self.config
         batch, window = windows.rewards.shape
-        loops = sample_loops(config.model.loop, batch, self.generator) if self.model.core.loopable else None
-        visible = visible_steps(batch, window, config.loss.observed, self.generator).to(self.device)
+        loops = sample_loops(config.model.loop, batch, self.depth_draws) if self.model.core.loopable else None
+        visible = visible_steps(batch, window, config.loss.observed, self.visibility_draws).to(self.device)
         with autocast(self.device, precision):
             latents = unroll(self.model, windows, visible, loops)
         return window_loss(self.model, windows, latents.float(), config.loss, self.statistics.reward_std)
@@ -170,14 +176,17 @@ class Trainer:
         wanted = self.config.train.precision
         info: dict[str, Any] = {}
         if wanted == "auto":
-            sampler, state, windows = self.sampler.state(), self.generator.get_state(), self.draw()
+            sampler, windows = self.sampler.state(), self.draw()
+            streams = [(stream, stream.get_state()) for stream in (self.depth_draws, self.visibility_draws)]
 
             def work(precision: Precision) -> None:
-                self.generator.set_state(state)
+                for stream, state in streams:
+                    stream.set_state(state)
                 self.loss(windows, precision).total.backward()
 
             choice = faster_precision(self.device, work)
-            self.generator.set_state(state)
+            for stream, state in streams:
+                stream.set_state(state)
             self.optimiser.zero_grad(set_to_none=True)
             self.sampler.restore(sampler)
             self.precision, info["precision_seconds"] = choice.precision, choice.seconds
@@ -216,7 +225,7 @@ class Trainer:
                         journal.write(self.update, validation=self.last_validation, seconds=self.seconds)
                     progress.advance(self.update, settings.updates, loss=fields["loss"], skipped=self.skipped)
                     if bad_in_a_row >= settings.max_skipped:
-                        raise LoopwmError(
+                        raise Diverged(
                             f"{bad_in_a_row} updates in a row were non-finite at update {self.update} of {self.run}: "
                             "lower optim.lr; the last checkpoint is from before that."
                         )
@@ -242,12 +251,14 @@ class Trainer:
         tensors |= {f"ema.{name}": value for name, value in self.average.model.state_dict().items()}
         optimiser = self.optimiser.state_dict()["state"]
         tensors |= {f"optimiser.{i}.{name}": value for i, slot in optimiser.items() for name, value in slot.items()}
-        tensors["generator"] = self.generator.get_state()
+        tensors["draws.depth"] = self.depth_draws.get_state()
+        tensors["draws.visibility"] = self.visibility_draws.get_state()
         state = {
             "update": self.update,
             "skipped": self.skipped,
             "seconds": self.seconds,
             "precision": self.precision,
+            "threads": torch.get_num_threads(),
             "sampler": asdict(self.sampler.state()),
             "validation": self.last_validation,
             "data_digest": self.digest,
@@ -274,10 +285,13 @@ class Trainer:
             slots.setdefault(int(index), {})[key] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": slots, "param_groups": groups})
-        self.generator.set_state(checkpoint.tensors["generator"])
+        self.depth_draws.set_state(checkpoint.tensors["draws.depth"])
+        self.visibility_draws.set_state(checkpoint.tensors["draws.visibility"])
         self.sampler.restore(SamplerState(**state["sampler"]))
         self.update, self.skipped, self.seconds = state["update"], state["skipped"], state["seconds"]
         self.precision, self.last_validation = state["precision"], state["validation"]
+        # Another number of threads adds up in another order, and the rest of the run would differ in the last bits.
+        torch.set_num_threads(state["threads"])
 
 
 def _json_numbers(fields: dict[str, float]) -> dict[str, float | None]:
