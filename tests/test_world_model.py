@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
+from loopwm.model.block import QK_GAIN
 from loopwm.model.config import SIZES, SYSTEMS, LoopConfig, ModelConfig, System, sized
 from loopwm.model.core import LoopedCore
 from loopwm.model.trace import Trace
@@ -259,4 +260,4 @@ def test_b_retention_and_norms_are_initialised_as_documented() -> None:
     assert isinstance(core, LoopedCore)
     torch.testing.assert_close(core.B.weight, torch.eye(64))
     assert core.retention.a.abs().max() == 0
-    assert core.block.blocks[0].attention.gain.unique().tolist() == [3.0]  # type: ignore[union-attr]
+    assert core.block.blocks[0].attention.gain.unique().tolist() == [QK_GAIN]  # type: ignore[union-attr]

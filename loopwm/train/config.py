@@ -18,7 +18,7 @@ def require(ok: bool, sentence: str) -> None:
 class OptimConfig:
     """AdamW and its schedule."""
 
-    lr: float = 3.2e-2
+    lr: float = 1.6e-2
     """Learning rate between warm-up and cooldown. High, because a few hundred thousand parameters get few updates."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's averaging coefficients."""
