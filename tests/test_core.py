@@ -131,7 +131,7 @@ def test_compaction_equals_masking_in_value_and_in_gradient() -> None:
 
 
 def test_finished_rows_really_leave_the_computation() -> None:
-    core = make_core()
+    core = make_core().eval()
     rows: list[int] = []
     core.block.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     h, e, u = inputs(4)
@@ -259,7 +259,7 @@ def test_a_warm_start_begins_from_the_previous_latent_and_a_cold_one_from_zero()
         assert (changed > 1e-3) == warm
 
 
-@pytest.mark.parametrize("bad", [0, torch.tensor([1, 0]), torch.tensor([1, 2, 3])])
+@pytest.mark.parametrize("bad", [0, 2.9, torch.tensor([1, 0]), torch.tensor([1, 2, 3])])
 def test_impossible_numbers_of_loops_are_refused(bad: int | Tensor) -> None:
-    with pytest.raises(UserError, match="num_loops must"):
+    with pytest.raises(UserError, match=r"num_loops .*must"):
         make_core()(*inputs(2), bad)

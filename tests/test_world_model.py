@@ -250,6 +250,12 @@ def test_impossible_sizes_are_refused(bad: dict, sentence: str) -> None:
         ModelConfig(**bad)
 
 
+@pytest.mark.parametrize("bad", [{"retention": "foo"}, {"depth_law": "foo"}, {"gradient": "foo"}, {"abar": 1.0}])
+def test_unknown_switches_are_refused(bad: dict) -> None:
+    with pytest.raises(UserError, match=next(iter(bad))):
+        LoopConfig(**bad)
+
+
 def test_mu_below_one_is_refused() -> None:
     with pytest.raises(UserError, match=r"mu must be at least 1, got 0"):
         LoopConfig(mu=0)

@@ -56,6 +56,8 @@ class EvaluateConfig:
     """How speed is measured."""
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"evaluate.seed must not be negative, got {self.seed}.")
         names = ("context", "transitions", "horizon", "stride", "rollouts", "training_rollouts", "stability_steps")
         for name in (*names, "resamples"):
             if getattr(self, name) < 1:

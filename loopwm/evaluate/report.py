@@ -81,11 +81,13 @@ def write_report(runs: Sequence[Path], out: Path, command: str, speed: SpeedConf
 
 
 def typical_rollout(run: Path, evaluation: Evaluation) -> tuple[Animation, Scene] | None:
-    """The animation of the leading run; None when its world cannot be drawn or its recording is no longer there."""
+    """The animation of the leading run; None when its world cannot be drawn or its recording is gone or another."""
     scene = scene_of(evaluation.run.world)
     if scene is None or not Path(evaluation.run.data).is_file():
         return None
     with Store.open(evaluation.run.data) as store:
+        if store.digest != evaluation.run.data_digest:
+            return None
         columns, episodes = open_memmap(store), store.split(evaluation.config.split)
     model, config = load(run), evaluation.config
     long_enough = episodes[columns.ep_len[episodes] >= config.horizon]

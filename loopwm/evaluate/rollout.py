@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from loopwm.evaluate.controls import Control
@@ -117,8 +116,3 @@ def _score(scorer: Scorer, segments: Segments, observation: Array, reward: Array
         continue_probability=segments.masked(probability),
         nonfinite=int(finite.size - finite.sum()),
     )
-
-
-def counted_per_horizon(segments: Segments) -> npt.NDArray[np.int64]:
-    """(K,): how many segments still have a transition at each horizon."""
-    return segments.valid.sum(axis=0)

@@ -32,6 +32,13 @@ class LoopConfig:
     """Start the loop from the previous step's latent instead of zeros."""
 
     def __post_init__(self) -> None:
+        for name, known in (("retention", ("zoh", "euler")), ("gradient", ("all", "last"))):
+            if getattr(self, name) not in known:
+                raise UserError(f"model.loop.{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'.")
+        if self.depth_law not in ("poisson", "lognormal-poisson", "fixed"):
+            raise UserError(
+                f"model.loop.depth_law must be poisson, lognormal-poisson or fixed, got '{self.depth_law}'."
+            )
         if self.mu < 1:
             raise UserError(
                 f"model.loop.mu must be at least 1, got {self.mu}: a loop that never runs predicts nothing."

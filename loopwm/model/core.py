@@ -148,7 +148,10 @@ def checked_loops(num_loops: int | Tensor, batch: int) -> Tensor:
     Raises:
         UserError: fewer than one loop, or not one number per row.
     """
-    loops = torch.as_tensor(num_loops, dtype=torch.int64, device="cpu")
+    loops = torch.as_tensor(num_loops, device="cpu")
+    if loops.is_floating_point():
+        raise UserError(f"num_loops counts loops and must be an integer, got {loops.dtype} values.")
+    loops = loops.long()
     loops = loops.expand(batch) if loops.ndim == 0 else loops
     if loops.shape != (batch,):
         raise UserError(f"num_loops must be one integer or have shape ({batch},), got shape {tuple(loops.shape)}.")

@@ -35,6 +35,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr must be positive, got {self.lr}.")
+        require(all(0 <= beta < 1 for beta in self.betas), f"optim.betas must lie in [0, 1), got {self.betas}.")
         require(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}.")
         require(self.warmup >= 0, f"optim.warmup must not be negative, got {self.warmup}.")
         require(0 <= self.cooldown <= 1, f"optim.cooldown is a share in [0, 1], got {self.cooldown}.")
