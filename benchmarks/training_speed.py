@@ -39,7 +39,7 @@ def main() -> None:
     billiards = preset("billiards")
     config = replace(
         billiards.config,
-        data=record(billiards, arguments.data),
+        data=arguments.data if arguments.data.exists() else record(billiards, arguments.data),
         train=replace(billiards.config.train, compile=arguments.compile),
     )
     result = throughput(config, arguments.settings)

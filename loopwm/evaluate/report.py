@@ -50,7 +50,8 @@ def write_report(runs: Sequence[Path], out: Path, command: str, speed: SpeedConf
         UserError: no run, a run without evaluation, runs of different worlds, or a report that exists.
     """
     out = Path(out)
-    refuse_existing(out / JSON, "remove it or choose another folder")
+    for name in (HTML, JSON):
+        refuse_existing(out / name, "remove it or choose another folder")
     runs = _leading(runs)
     evaluations = [read_evaluation(run) for run in runs]
     _check_same_world(evaluations)
@@ -64,7 +65,7 @@ def write_report(runs: Sequence[Path], out: Path, command: str, speed: SpeedConf
         [read_log(run) for run in runs],
         typical_rollout(runs[0], evaluations[0]),
     )
-    # The JSON file comes last and marks the report as complete: a page without it is half a report, and replaced.
+    # The JSON file comes last and marks the report as complete.
     with atomic_write(out / HTML) as aside:
         aside.write_text(page, encoding="utf-8")
     write_json(

@@ -34,11 +34,13 @@ def run_demo(name: str, out: Path) -> DemoResult:
         UserError: unknown preset, or `out` already holds a report.
         LoopwmError: a step failed; Ctrl-C exits with code 130 after saving.
     """
-    from loopwm.evaluate.report import JSON, write_report
+    from loopwm.evaluate.report import HTML, JSON, write_report
     from loopwm.files import refuse_existing
 
     settings, out = preset(name), Path(out)
     refuse_existing(out / JSON, "remove the folder or choose another one with --out")
+    # A page without its numbers is what a demo leaves that was cut off while writing them.
+    (out / HTML).unlink(missing_ok=True)
     again = f"loopwm demo {name} --out {out}"
     data = record(settings, out / "billiards.h5")
     config = replace(settings.config, data=data)
