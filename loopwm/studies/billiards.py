@@ -68,11 +68,6 @@ class Runs:
     evaluations: tuple[Evaluation, ...]
 
     @property
-    def error(self) -> float:
-        """One-step error at the default depth, averaged over seeds."""
-        return float(np.mean([one.one_step.mean for one in self.evaluations]))
-
-    @property
     def episodes(self) -> EpisodeErrors:
         """Errors per episode, averaged over seeds, which all saw the same transitions."""
         parts = [one.one_step_episodes for one in self.evaluations]
@@ -165,47 +160,8 @@ def summary(
     speed: Throughput,
 ) -> dict[str, Any]:
     """The published file: `figures` are flat, `intervals` their uncertainty, the rest is where they come from."""
-    looped, flops, params = (short[system] for system in ("looped", "stack-equal-flops", "stack-equal-params"))
-    leading = {system: runs.evaluations[0].run for system, runs in short.items()}
     everything = [one for group in (short, longer) for runs in group.values() for one in runs.evaluations]
-    figures: dict[str, Any] = {
-        "mse_looped": looped.error,
-        "mse_equal_flops": flops.error,
-        "mse_equal_params": params.error,
-        "mse_looped_over_equal_flops": looped.ratio(flops).mean,
-        "mse_looped_over_equal_params": looped.ratio(params).mean,
-        "params_looped": leading["looped"].parameters,
-        "params_equal_flops": leading["stack-equal-flops"].parameters,
-        "params_equal_params": leading["stack-equal-params"].parameters,
-        "flops_step_looped": leading["looped"].flops_step,
-        "flops_step_equal_flops": leading["stack-equal-flops"].flops_step,
-        "flops_step_equal_params": leading["stack-equal-params"].flops_step,
-        "mse_looped_8mu": looped.at_depth(8),
-        "nonfinite_10k": sum(one.stability.nonfinite for one in everything),
-        "norm_max_10k": max(max(one.stability.norm_high) for one in everything),
-        "updates_per_s_ratio": speed.ratio,
-        "open_loop_worst_control_ratio_10": worst_against_controls(looped, 10),
-    }
-    intervals = {
-        "mse_looped": looped.interval(),
-        "mse_equal_flops": flops.interval(),
-        "mse_equal_params": params.interval(),
-        "mse_looped_over_equal_flops": looped.ratio(flops),
-        "mse_looped_over_equal_params": looped.ratio(params),
-    }
-    if longer:
-        long_loop, long_stack = longer["looped"], longer["stack-equal-flops"]
-        figures |= {
-            "mse_looped_long": long_loop.error,
-            "mse_equal_flops_long": long_stack.error,
-            "mse_looped_long_over_equal_flops_long": long_loop.ratio(long_stack).mean,
-            "mse_looped_long_8mu": long_loop.at_depth(8),
-        }
-        intervals |= {
-            "mse_looped_long": long_loop.interval(),
-            "mse_equal_flops_long": long_stack.interval(),
-            "mse_looped_long_over_equal_flops_long": long_loop.ratio(long_stack),
-        }
+    intervals = error_intervals(short, longer)
     return {
         "command": config.command,
         "versions": versions(),
@@ -214,7 +170,11 @@ def summary(
         "long_seeds": list(config.long_seeds),
         "stability_steps": config.stability_steps,
         "updates": {"short": base.train.updates, "long": config.long_updates},
-        "data": {"world": "billiards", "episodes": settings.episodes, "digest": leading["looped"].data_digest},
+        "data": {
+            "world": "billiards",
+            "episodes": settings.episodes,
+            "digest": short["looped"].evaluations[0].run.data_digest,
+        },
         "learning_rates": {
             "grid": list(settings.rates),
             "updates": settings.rate_updates,
@@ -224,12 +184,60 @@ def summary(
                 for system, choice in choices.items()
             },
         },
-        "figures": figures,
+        "figures": {
+            **{name: interval.mean for name, interval in intervals.items()},
+            **other_figures(short, longer, everything, speed),
+        },
         "intervals": intervals,
         "throughput": asdict(speed),
         "runs": [_one_run(one) for one in everything],
         "config": config_as_dict(base),
     }
+
+
+def error_intervals(short: dict[System, Runs], longer: dict[System, Runs]) -> dict[str, Interval]:
+    """One-step errors of every system and their paired ratios, with intervals over episodes."""
+    looped, flops, params = (short[system] for system in ("looped", "stack-equal-flops", "stack-equal-params"))
+    intervals = {
+        "mse_looped": looped.interval(),
+        "mse_equal_flops": flops.interval(),
+        "mse_equal_params": params.interval(),
+        "mse_looped_over_equal_flops": looped.ratio(flops),
+        "mse_looped_over_equal_params": looped.ratio(params),
+    }
+    if longer:
+        long_loop, long_stack = longer["looped"], longer["stack-equal-flops"]
+        intervals |= {
+            "mse_looped_long": long_loop.interval(),
+            "mse_equal_flops_long": long_stack.interval(),
+            "mse_looped_long_over_equal_flops_long": long_loop.ratio(long_stack),
+        }
+    return intervals
+
+
+def other_figures(
+    short: dict[System, Runs], longer: dict[System, Runs], everything: list[Evaluation], speed: Throughput
+) -> dict[str, float]:
+    """Sizes, errors far beyond the trained depth, long rollouts, speed."""
+    looped, flops, params = (
+        short[system].evaluations[0].run for system in ("looped", "stack-equal-flops", "stack-equal-params")
+    )
+    figures: dict[str, float] = {
+        "params_looped": looped.parameters,
+        "params_equal_flops": flops.parameters,
+        "params_equal_params": params.parameters,
+        "flops_step_looped": looped.flops_step,
+        "flops_step_equal_flops": flops.flops_step,
+        "flops_step_equal_params": params.flops_step,
+        "mse_looped_8mu": short["looped"].at_depth(8),
+        "nonfinite_10k": sum(one.stability.nonfinite for one in everything),
+        "norm_max_10k": max(max(one.stability.norm_high) for one in everything),
+        "updates_per_s_ratio": speed.ratio,
+        "open_loop_worst_control_ratio_10": worst_against_controls(short["looped"], 10),
+    }
+    if longer:
+        figures["mse_looped_long_8mu"] = longer["looped"].at_depth(8)
+    return figures
 
 
 def worst_against_controls(runs: Runs, horizon: int) -> float:
