@@ -165,6 +165,7 @@ class _ForgivingFile(io.FileIO):
     refusal: OSError | None = None
 
     def write(self, data: Buffer, /) -> int:
+        """Write what is given to the file object; a refusal by the disk is kept for the caller."""
         view = memoryview(data).cast("B")
         written = 0
         while written < len(view) and self.refusal is None:
