@@ -59,6 +59,35 @@ class LoopConfig:
         return self.max_loops if self.gradient == "all" else max(4, math.ceil(self.mu / 2))
 
 
+ExitRule = Literal["fixed", "residual", "acceleration", "output_delta"]
+EXIT_RULES: tuple[ExitRule, ...] = ("fixed", "residual", "acceleration", "output_delta")
+
+
+@dataclass(frozen=True)
+class ExitConfig:
+    """When a row may leave the loop before its maximum number of loops."""
+
+    rule: ExitRule = "fixed"
+    """`fixed` never leaves early; `residual` watches the latent's relative change, `acceleration` its second difference
+    (two small ones in a row), `output_delta` the change of the decoded observation."""
+    threshold: float = 0.0
+    """A row leaves after the loop in which its signal falls below this; nothing is below 0."""
+    min_loops: int = 1
+    """Loops that every row makes."""
+
+    def __post_init__(self) -> None:
+        if self.rule not in EXIT_RULES:
+            raise UserError(f"exit.rule must be one of {', '.join(EXIT_RULES)}, got '{self.rule}'.")
+        if not self.threshold >= 0:
+            raise UserError(f"exit.threshold must not be negative, got {self.threshold}.")
+        if self.rule == "fixed" and self.threshold:
+            raise UserError(
+                f"exit.threshold ({self.threshold}) means nothing to the rule 'fixed'; choose another exit.rule."
+            )
+        if self.min_loops < 1:
+            raise UserError(f"exit.min_loops must be at least 1, got {self.min_loops}.")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A world model: its size, its core and its loop."""

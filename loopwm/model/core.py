@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from loopwm.errors import UserError
 from loopwm.model.block import Layers
 from loopwm.model.config import ModelConfig
+from loopwm.model.exits import Exit, relative
 from loopwm.model.retention import Retention
 from loopwm.model.trace import StepTrace, Trace
 
@@ -53,7 +54,13 @@ class LoopedCore(nn.Module):
         self.norm_out = nn.RMSNorm(config.width)
 
     def forward(
-        self, h: Tensor, e: Tensor | None, u: Tensor, num_loops: int | Tensor, trace: Trace | None = None
+        self,
+        h: Tensor,
+        e: Tensor | None,
+        u: Tensor,
+        num_loops: int | Tensor,
+        trace: Trace | None = None,
+        leave: Exit | None = None,
     ) -> Tensor:
         """One environment step.
 
@@ -63,6 +70,7 @@ class LoopedCore(nn.Module):
             u: (B, 1, D) embedded action.
             num_loops: T, one for all rows or (B,) one for each; at least 1.
             trace: filled with this step's loops, residuals and norms when given.
+            leave: lets rows stop before T.
 
         Returns:
             h_k (B, N, D), normalised, so that |h_k| stays bounded over any horizon.
@@ -71,12 +79,19 @@ class LoopedCore(nn.Module):
         injected = self.prelude(h, e, u)
         start = h if self.loop.warm_start else torch.zeros_like(injected)
         residuals: list[Tensor] | None = None if trace is None else []
-        settled = self.refine(start, injected, loops, residuals)
-        carried = self.norm_out(self.coda(settled))
+        if leave is None:
+            settled = self.refine(start, injected, loops, residuals)
+        else:
+            settled, loops = self.refine_until(start, injected, loops, leave, residuals)
+        carried = self.finish(settled)
         if trace is not None and residuals is not None:
             norm = carried.detach().pow(2).mean((-1, -2)).sqrt()
             trace.steps.append(StepTrace(loops, torch.stack(residuals), norm))
         return carried
+
+    def finish(self, h: Tensor) -> Tensor:
+        """Eq. 8: the loop's last state (B, N, D) -> the carried latent h_k (B, N, D)."""
+        return self.norm_out(self.coda(h))
 
     def refine(self, h: Tensor, e: Tensor, loops: Tensor, residuals: list[Tensor] | None = None) -> Tensor:
         """Apply the shared update loops[i] times to row i.
@@ -126,6 +141,38 @@ class LoopedCore(nn.Module):
         if order is None:
             return h
         return torch.empty_like(h).index_copy(0, order, h)
+
+    def refine_until(
+        self, h: Tensor, e: Tensor, loops: Tensor, leave: Exit, residuals: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Apply the shared update until `leave` lets a row go, at most loops[i] times to row i.
+
+        A row that leaves is no longer computed, so its state is final. All loops carry gradients.
+
+        Returns:
+            The states (B, N, D) and the loops used (B,), both in the order of the rows given.
+        """
+        limit, ids = loops.to(h.device).sort(descending=True, stable=True)
+        h, e = h[ids], e[ids]
+        held, signal, rows = self.held_input(e), leave.watch(h), len(h)
+        final, used = torch.empty_like(h), torch.empty_like(limit)
+        loop = 0
+        while len(h):
+            before, h, loop = h, self.update(h, e, held), loop + 1
+            if residuals is not None:
+                residuals.append(relative_change(before, h, rows, ids))
+            done = limit <= loop
+            quiet = signal.look(h) < leave.threshold
+            if loop >= leave.min_loops:
+                done = done | quiet
+            if not bool(done.any()):
+                continue
+            leaving, staying = done.nonzero()[:, 0], (~done).nonzero()[:, 0]
+            final = final.index_copy(0, ids[leaving], h[leaving])
+            used = used.index_fill(0, ids[leaving], loop)
+            h, e, held, ids, limit = h[staying], e[staying], held[staying], ids[staying], limit[staying]
+            signal.keep(staying)
+        return final, used.cpu()
 
     def held_input(self, e: Tensor) -> Tensor:
         """The part of the input that no loop changes: B e for `zoh`, Delta B e for `euler`."""
@@ -181,7 +228,7 @@ def joined(before: list[Tensor], after: list[Tensor], done: Tensor) -> list[Tens
 def relative_change(before: Tensor, after: Tensor, rows: int, order: Tensor | None) -> Tensor:
     """|after - before| / |after| per row, in the caller's row order, NaN for rows that had left: (B,)."""
     before, after = before.detach(), after.detach()
-    change = (after - before).flatten(1).norm(dim=1) / after.flatten(1).norm(dim=1).clamp(min=1e-12)
+    change = relative(after - before, after)
     full = change.new_full((rows,), torch.nan)
     return full.index_copy(
         0, torch.arange(len(change), device=full.device) if order is None else order[: len(change)], change

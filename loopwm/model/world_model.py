@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.model.accounting import FlopCount, count_parameters, layers_flops, linear_flops
-from loopwm.model.config import ModelConfig
+from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.core import LoopedCore
 from loopwm.model.encoders import ActionEncoder, observation_encoder
+from loopwm.model.exits import Exit, exit_for
 from loopwm.model.heads import ObservationHead, Prediction, ScalarHead
 from loopwm.model.trace import Trace
 from loopwm.spaces import ActionSpec, ObservationSpec
@@ -95,6 +96,7 @@ class WorldModel(nn.Module):
         embedding: Tensor | None = None,
         *,
         num_loops: int | Tensor | None = None,
+        exit: ExitConfig | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
         """h_k from h_{k-1}, a_k and, unless imagining, e_k.
@@ -104,11 +106,23 @@ class WorldModel(nn.Module):
             action: (B, A) in environment units.
             embedding: (B, N, D) from `encode`, or None to imagine.
             num_loops: T, for all rows or (B,) per row; mu when left out.
+            exit: lets a row stop before T; `num_loops` is then the most it may take.
             trace: collects loops used, residuals and norms.
         """
         self._check_trailing(action, (self.action.stored_size,), "action")
         u = self.action_encoder((action - self.action_mean) / self.action_std)
-        return self.core(h, embedding, u, self.default_loops if num_loops is None else num_loops, trace)
+        loops = self.default_loops if num_loops is None else num_loops
+        return self.core(h, embedding, u, loops, trace, self._exit(exit))
+
+    def _exit(self, config: ExitConfig | None) -> Exit | None:
+        if config is None or config.rule == "fixed":
+            return None
+        return exit_for(config, self.read_state)
+
+    def read_state(self, h: Tensor) -> Tensor:
+        """What a loop state h^(t) (B, N, D) would decode to: (B, ...) changing features, in standard deviations."""
+        assert isinstance(self.core, LoopedCore)
+        return self.observation_head(self.core.finish(h))[..., self.observation_changes]
 
     def decode(self, h: Tensor) -> Prediction:
         """(o_{k+1}, r_k, c_k) from h_k (..., N, D), in environment units."""
@@ -122,6 +136,7 @@ class WorldModel(nn.Module):
         *,
         h: Tensor | None = None,
         num_loops: int | Tensor | None = None,
+        exit: ExitConfig | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
         """Filter a recorded sequence: o_k is seen before a_k is taken.
@@ -137,7 +152,7 @@ class WorldModel(nn.Module):
         h = self.initial(len(actions)) if h is None else h
         latents = []
         for k in range(actions.shape[1]):
-            h = self.step(h, actions[:, k], embeddings[:, k], num_loops=num_loops, trace=trace)
+            h = self.step(h, actions[:, k], embeddings[:, k], num_loops=num_loops, exit=exit, trace=trace)
             latents.append(h)
         return torch.stack(latents, dim=1)
 
@@ -149,6 +164,7 @@ class WorldModel(nn.Module):
         h: Tensor | None = None,
         horizon: int | None = None,
         num_loops: int | Tensor | None = None,
+        exit: ExitConfig | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
         """Roll the latent forward without looking at the world; nothing is decoded.
@@ -178,7 +194,7 @@ class WorldModel(nn.Module):
         latents = []
         for k in range(steps):
             action = actions(h, embedding) if callable(actions) else actions[:, k]
-            h = self.step(h, action, embedding, num_loops=num_loops, trace=trace)
+            h = self.step(h, action, embedding, num_loops=num_loops, exit=exit, trace=trace)
             embedding = None
             latents.append(h)
         return torch.stack(latents, dim=1)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from loopwm.errors import UserError
 from loopwm.model.config import ModelConfig
 from loopwm.model.core import Prelude, checked_loops
+from loopwm.model.exits import Exit
 from loopwm.model.trace import StepTrace, Trace
 
 
@@ -22,13 +23,21 @@ class StackCore(nn.Module):
         self.prelude = Prelude(config, self.depth)
 
     def forward(
-        self, h: Tensor, e: Tensor | None, u: Tensor, num_loops: int | Tensor, trace: Trace | None = None
+        self,
+        h: Tensor,
+        e: Tensor | None,
+        u: Tensor,
+        num_loops: int | Tensor,
+        trace: Trace | None = None,
+        leave: Exit | None = None,
     ) -> Tensor:
         """One environment step; shapes as in `LoopedCore.forward`.
 
         Raises:
-            UserError: more than one loop was asked for.
+            UserError: more than one loop, or an exit rule, was asked for.
         """
+        if leave is not None:
+            raise UserError("A stack has no loop to leave early; leave the exit rule out.")
         loops = checked_loops(num_loops, len(h))
         if len(loops) and int(loops.max()) > 1:
             raise UserError(
