@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
@@ -139,7 +139,9 @@ def test_the_rows_that_run_are_the_rows_that_pay() -> None:
     model, batch = make_model(), inputs(16)
     config = ExitConfig("residual", spread_threshold(model, "residual", batch))
     sizes: list[int] = []
-    model.core.block.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    block = model.core.block
+    assert isinstance(block, nn.Module)
+    block.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     trace = Trace()
     with torch.no_grad():
         model.step(*batch, exit=config, trace=trace)
