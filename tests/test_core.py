@@ -70,7 +70,7 @@ def reference_core(core: LoopedCore, h_prev: Tensor, e_k: Tensor, u: Tensor, loo
     block = part(core, "block.blocks.0.")
     delta = (1 + p["retention.raw_delta"].exp()).log()
     abar = (-delta * p["retention.a"].exp()).exp()
-    h = torch.zeros_like(e)
+    h = {"input": e, "zero": torch.zeros_like(e), "previous": h_prev}[core.loop.start]
     for _ in range(loops):
         if form == "zoh":
             w = rms(h, p["norm_h.weight"]) + e
@@ -83,8 +83,9 @@ def reference_core(core: LoopedCore, h_prev: Tensor, e_k: Tensor, u: Tensor, loo
 
 @pytest.mark.parametrize("form", ["zoh", "euler"])
 @pytest.mark.parametrize("loops", [1, 2, 7])
-def test_the_loop_equals_a_hand_written_unrolled_reference_in_float64(form: str, loops: int) -> None:
-    core = make_core(torch.float64, retention=form)
+@pytest.mark.parametrize("start", ["input", "zero", "previous"])
+def test_the_loop_equals_a_hand_written_unrolled_reference_in_float64(form: str, loops: int, start: str) -> None:
+    core = make_core(torch.float64, retention=form, start=start)
     h, e, u = inputs(3, torch.float64)
     with torch.no_grad():
         got = core(h, e, u, loops)
@@ -97,9 +98,9 @@ def test_the_loop_equals_a_hand_written_unrolled_reference_in_float64(form: str,
 
 
 @settings(max_examples=40, deadline=None)
-@given(loops=st.lists(st.integers(1, 9), min_size=1, max_size=12), warm=st.booleans())
-def test_a_batch_of_mixed_depths_equals_its_rows_one_by_one(loops: list[int], warm: bool) -> None:
-    core = make_core(torch.float64, warm_start=warm)
+@given(loops=st.lists(st.integers(1, 9), min_size=1, max_size=12), start=st.sampled_from(["input", "zero", "previous"]))
+def test_a_batch_of_mixed_depths_equals_its_rows_one_by_one(loops: list[int], start: str) -> None:
+    core = make_core(torch.float64, start=start)
     h, e, u = inputs(len(loops), torch.float64)
     with torch.no_grad():
         together = core(h, e, u, torch.tensor(loops))
@@ -196,7 +197,7 @@ def test_no_gradient_reaches_loops_before_the_window() -> None:
 
 
 def test_every_row_gets_its_own_gradient_window() -> None:
-    core = make_core(gradient="last", warm_start=True)
+    core = make_core(gradient="last", start="previous")
     h, e, u = inputs(3)
     h.requires_grad_()
     # With a warm start the state enters the loop directly, and through the prelude; cut the second path.
@@ -249,14 +250,14 @@ def test_the_carried_latent_is_normalised_whatever_comes_in() -> None:
     torch.testing.assert_close(out.pow(2).mean(-1), torch.ones(2, TOKENS), rtol=1e-3, atol=1e-3)
 
 
-def test_a_warm_start_begins_from_the_previous_latent_and_a_cold_one_from_zero() -> None:
+def test_only_a_warm_start_lets_the_previous_latent_into_the_loop_directly() -> None:
     h, e, u = inputs(2)
-    for warm in (False, True):
-        core = make_core(warm_start=warm)
+    for start in ("input", "zero", "previous"):
+        core = make_core(start=start)
         core.prelude.from_latent.weight.data.zero_()
         with torch.no_grad():
             changed = (core(h, e, u, 1) - core(h + 1, e, u, 1)).abs().max()
-        assert (changed > 1e-3) == warm
+        assert (changed > 1e-3) == (start == "previous")
 
 
 @pytest.mark.parametrize("bad", [0, 2.9, torch.tensor([1, 0]), torch.tensor([1, 2, 3])])

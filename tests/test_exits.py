@@ -40,11 +40,12 @@ def inputs(batch: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def loop_states(model: WorldModel, h: Tensor, action: Tensor, e: Tensor, loops: int) -> list[Tensor]:
-    """h^(1) .. h^(loops), by running the loop afresh to every depth."""
+    """h^(0) .. h^(loops), by running the loop afresh to every depth."""
     core = model.core
     injected = core.prelude(h, e, model.action_encoder(action))
-    start = torch.zeros_like(injected)
-    return [core.refine(start, injected, torch.full((len(h),), t)) for t in range(1, loops + 1)]  # type: ignore[operator]
+    start = core.start(h, injected)  # type: ignore[operator]
+    later = [core.refine(start, injected, torch.full((len(h),), t)) for t in range(1, loops + 1)]  # type: ignore[operator]
+    return [start, *later]
 
 
 def spread_threshold(model: WorldModel, rule: ExitRule, batch: tuple[Tensor, Tensor, Tensor]) -> float:
@@ -95,14 +96,13 @@ def test_a_row_leaves_at_the_loop_where_its_signal_crosses_the_threshold(rule: E
         assert used == (below[0] if below else MU)
 
 
-def independent_signals(model: WorldModel, states: list[Tensor], rule: ExitRule) -> list[list[float]]:
-    """The definitions, one row and one loop at a time."""
-    path = [torch.zeros_like(states[0]), *states]
+def independent_signals(model: WorldModel, path: list[Tensor], rule: ExitRule) -> list[list[float]]:
+    """The definitions, one row and one loop at a time; `path` is h^(0), h^(1), ..."""
     decoded = [model.decode(model.core.finish(h)).observation[..., :2] for h in path]  # type: ignore[operator]
     table: list[list[float]] = []
     for t in range(1, len(path)):
         line = []
-        for row in range(len(states[0])):
+        for row in range(len(path[0])):
             now = path[t][row].norm()
             if rule == "residual":
                 line.append(float((path[t][row] - path[t - 1][row]).norm() / now))

@@ -24,7 +24,7 @@ from loopwm.presets import RunConfig, preset
 from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint
 from loopwm.train.config import OptimConfig
 from loopwm.train.journal import read_config, read_log
-from loopwm.train.optimiser import Average, adamw, decay_groups, learning_rate
+from loopwm.train.optimiser import Average, adamw, learning_rate, parameter_groups, set_rate
 from loopwm.train.trainer import Trainer, finished, resume, train
 
 
@@ -252,15 +252,36 @@ def test_an_unknown_device_is_refused(billiards_store: Path, tmp_path: Path) -> 
 
 def test_only_matrices_decay_and_never_b_retention_norms_or_biases(trained: Path) -> None:
     model = load(trained)
-    decayed, kept = decay_groups(model, 0.1)
+    decayed, kept, slow = parameter_groups(model, OptimConfig(weight_decay=0.1, slow=0.2))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed_names = {names[id(parameter)] for parameter in decayed["params"]}
-    kept_names = {names[id(parameter)] for parameter in kept["params"]}
-    assert decayed_names | kept_names == set(names.values()) and not decayed_names & kept_names
-    assert {"core.B.weight", "core.retention.a", "core.retention.raw_delta", "core.norm_h.weight"} <= kept_names
+    decayed_names, kept_names, slow_names = (
+        {names[id(parameter)] for parameter in group["params"]} for group in (decayed, kept, slow)
+    )
+    assert len(decayed_names) + len(kept_names) + len(slow_names) == len(names)
+    assert decayed_names | kept_names | slow_names == set(names.values())
+    assert slow_names == {"core.B.weight", "core.retention.a", "core.retention.raw_delta"}
     assert all("norm" not in name and "bias" not in name and "gain" not in name for name in decayed_names)
-    assert "core.block.blocks.0.mlp_in.weight" in decayed_names
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    assert {"core.block.blocks.0.mlp_in.weight", "core.norm_h.weight"} <= decayed_names | kept_names
+    assert [group["weight_decay"] for group in (decayed, kept, slow)] == [0.1, 0.0, 0.0]
+
+
+def test_b_and_the_retention_learn_at_their_own_pace(trained: Path) -> None:
+    model = load(trained, "model").requires_grad_(True)
+    optimiser = adamw(model, OptimConfig(lr=1.0, slow=0.2))
+    set_rate(optimiser, 0.01)
+    watched = (model.core.B.weight, model.core.retention.a, model.core.norm_out.weight)
+    before = [parameter.detach().clone() for parameter in watched]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    optimiser.step()
+    for parameter, old, step in zip(watched, before, (0.002, 0.002, 0.01), strict=True):
+        torch.testing.assert_close(parameter.detach(), old - step, rtol=1e-4, atol=1e-6)
+
+
+def test_a_stack_has_nothing_that_learns_slowly(billiards_store: Path, tmp_path: Path) -> None:
+    config = debug(billiards_store)
+    stack = replace(config, model=replace(config.model, system="stack-equal-params"))
+    assert {group["pace"] for group in Trainer(stack, tmp_path).optimiser.param_groups} == {1.0}
 
 
 def test_the_learning_rate_warms_up_stays_and_cools_down() -> None:

@@ -28,11 +28,16 @@ class LoopConfig:
     """Standard deviation of the log rate under `lognormal-poisson`."""
     gradient: Literal["all", "last"] = "last"
     """Back-propagate through all loops, or through the last max(4, ceil(mu / 2))."""
-    warm_start: bool = False
-    """Start the loop from the previous step's latent instead of zeros."""
+    start: Literal["input", "zero", "previous"] = "input"
+    """h^(0): the embedded input e, zeros, or the previous step's latent (a warm start)."""
 
     def __post_init__(self) -> None:
-        for name, known in (("retention", ("zoh", "euler")), ("gradient", ("all", "last"))):
+        choices = (
+            ("retention", ("zoh", "euler")),
+            ("gradient", ("all", "last")),
+            ("start", ("input", "zero", "previous")),
+        )
+        for name, known in choices:
             if getattr(self, name) not in known:
                 raise UserError(f"model.loop.{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'.")
         if self.depth_law not in ("poisson", "lognormal-poisson", "fixed"):

@@ -77,7 +77,7 @@ class LoopedCore(nn.Module):
         """
         loops = checked_loops(num_loops, len(h))
         injected = self.prelude(h, e, u)
-        start = h if self.loop.warm_start else torch.zeros_like(injected)
+        start = self.start(h, injected)
         residuals: list[Tensor] | None = None if trace is None else []
         if leave is None:
             settled = self.refine(start, injected, loops, residuals)
@@ -88,6 +88,10 @@ class LoopedCore(nn.Module):
             norm = carried.detach().pow(2).mean((-1, -2)).sqrt()
             trace.steps.append(StepTrace(loops, torch.stack(residuals), norm))
         return carried
+
+    def start(self, h: Tensor, e: Tensor) -> Tensor:
+        """h^(0) of a step, all (B, N, D)."""
+        return {"input": e, "previous": h}.get(self.loop.start, torch.zeros_like(e))
 
     def finish(self, h: Tensor) -> Tensor:
         """Eq. 8: the loop's last state (B, N, D) -> the carried latent h_k (B, N, D)."""

@@ -20,6 +20,9 @@ class OptimConfig:
 
     lr: float = 1.6e-2
     """Learning rate between warm-up and cooldown. High, because a few hundred thousand parameters get few updates."""
+    slow: float = 0.05
+    """Learning rate of B, a and Delta over that of the rest. At the full rate B outgrows the branches of the shared
+    block within a few hundred updates, and the loop is then hardly more than its prelude seen through B."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's averaging coefficients."""
     weight_decay: float = 0.05
@@ -35,6 +38,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr must be positive, got {self.lr}.")
+        require(0 < self.slow <= 1, f"optim.slow is a share in (0, 1], got {self.slow}.")
         require(all(0 <= beta < 1 for beta in self.betas), f"optim.betas must lie in [0, 1), got {self.betas}.")
         require(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}.")
         require(self.warmup >= 0, f"optim.warmup must not be negative, got {self.warmup}.")

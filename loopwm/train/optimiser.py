@@ -12,20 +12,36 @@ from loopwm.model.world_model import WorldModel
 from loopwm.train.config import OptimConfig
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two AdamW groups: matrices that decay; everything else (a, Delta, B, norms, biases, gains) does not."""
-    exempt = {id(module.B.weight) for module in model.modules() if isinstance(module, LoopedCore)}
-    decayed, kept = [], []
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
+    """AdamW groups, each with its `pace`: the share of the learning rate it is given.
+
+    Matrices decay; norms, biases and gains do not; neither do B, a and Delta, and those learn slowly.
+    """
+    retained = [module for module in model.modules() if isinstance(module, LoopedCore)]
+    slow = {id(p) for core in retained for p in (core.B.weight, *core.retention.parameters())}
+    decayed, kept, slowed = [], [], []
     for name, parameter in model.named_parameters():
-        matrix = parameter.ndim == 2 and id(parameter) not in exempt and not name.endswith("position")
-        (decayed if matrix else kept).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        if id(parameter) in slow:
+            slowed.append(parameter)
+        else:
+            (decayed if parameter.ndim == 2 and not name.endswith("position") else kept).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay, "pace": 1.0},
+        {"params": kept, "weight_decay": 0.0, "pace": 1.0},
+        {"params": slowed, "weight_decay": 0.0, "pace": config.slow},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """The optimiser, its learning rate to be set by `learning_rate` before every update."""
-    groups = decay_groups(model, config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True)
+    """The optimiser, its learning rate to be set by `set_rate` before every update."""
+    return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=config.betas, foreach=True)
+
+
+def set_rate(optimiser: torch.optim.AdamW, rate: float) -> None:
+    """Give every group its share of the learning rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["pace"]
 
 
 def learning_rate(config: OptimConfig, update: int, updates: int) -> float:

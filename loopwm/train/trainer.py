@@ -25,7 +25,7 @@ from loopwm.train.checkpoint import NAME, Blueprint, Checkpoint, read_checkpoint
 from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, resolve_device
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
 from loopwm.train.losses import LossTerms, unroll, visible_steps, window_loss
-from loopwm.train.optimiser import Average, adamw, learning_rate
+from loopwm.train.optimiser import Average, adamw, learning_rate, set_rate
 from loopwm.train.validation import validate
 
 
@@ -156,8 +156,7 @@ class Trainer:
     def advance(self) -> dict[str, float]:
         """One optimiser update; a non-finite loss or gradient is counted and skipped."""
         rate = learning_rate(self.config.optim, self.update, self.config.train.updates)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimiser, rate)
         terms = self.loss(self.draw(), self.precision)
         self.optimiser.zero_grad(set_to_none=True)
         terms.total.backward()
