@@ -20,13 +20,15 @@ WIDTH, TOKENS = 16, 5
 
 def make_core(dtype: torch.dtype = torch.float32, **loop: object) -> LoopedCore:
     torch.manual_seed(0)
-    config = ModelConfig(width=WIDTH, heads=2, loop=LoopConfig(mu=4, **loop))  # type: ignore[arg-type]
+    config = ModelConfig(width=WIDTH, heads=2, coda=1, loop=LoopConfig(mu=4, **loop))  # type: ignore[arg-type]
     core = LoopedCore(config).to(dtype)
     # At initialisation a = 0 and B = 1, which would hide a formula that leaves them out.
     with torch.no_grad():
         core.retention.a.add_(torch.linspace(-0.5, 0.5, WIDTH))
         core.B.weight.add_(0.1 * torch.randn(WIDTH, WIDTH))
-        core.norm_h.weight.add_(0.1 * torch.randn(WIDTH))
+        if core.loop.retention == "zoh":
+            core.norm_h.weight.add_(0.1 * torch.randn(WIDTH))
+        core.phases.marks.add_(0.1 * torch.randn(core.phases.marks.shape))
     return core
 
 
@@ -43,8 +45,9 @@ def rms(x: Tensor, weight: Tensor) -> Tensor:
     return x / (x.pow(2).mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt() * weight
 
 
-def reference_layer(x: Tensor, p: dict[str, Tensor], heads: int) -> Tensor:
-    normed = rms(x, p["norm_attention.weight"])
+def reference_layer(x: Tensor, p: dict[str, Tensor], heads: int, marks: Tensor | None = None) -> Tensor:
+    gain_attention, gain_mlp, shift = torch.zeros(3, x.shape[-1], dtype=x.dtype) if marks is None else marks[:, 0]
+    normed = rms(x, p["norm_attention.weight"]) * (1 + gain_attention)
     width = x.shape[-1] // heads
     mixed = []
     for head in range(heads):
@@ -55,7 +58,7 @@ def reference_layer(x: Tensor, p: dict[str, Tensor], heads: int) -> Tensor:
         scores = (q @ k.T).exp()
         mixed.append(scores / scores.sum(-1, keepdim=True) @ v)
     x = x + torch.cat(mixed, -1) @ p["attention.out.weight"].T
-    hidden = rms(x, p["norm_mlp.weight"]) @ p["mlp_in.weight"].T
+    hidden = (rms(x, p["norm_mlp.weight"]) * (1 + gain_mlp) + shift) @ p["mlp_in.weight"].T
     return x + (hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))) @ p["mlp_out.weight"].T
 
 
@@ -66,26 +69,32 @@ def part(module: nn.Module, prefix: str) -> dict[str, Tensor]:
 def reference_core(core: LoopedCore, h_prev: Tensor, e_k: Tensor, u: Tensor, loops: int, form: str) -> Tensor:
     p = part(core, "")
     x = h_prev @ p["prelude.from_latent.weight"].T + e_k + u
-    e = rms(reference_layer(x, part(core, "prelude.layers.blocks.0."), 2), p["prelude.norm.weight"])
+    e = reference_layer(x, part(core, "prelude.layers.blocks.0."), 2)
+    if core.loop.normalise_input:
+        e = rms(e, p["prelude.norm.weight"])
     block = part(core, "block.blocks.0.")
     delta = (1 + p["retention.raw_delta"].exp()).log()
     abar = (-delta * p["retention.a"].exp()).exp()
     h = {"input": e, "zero": torch.zeros_like(e), "previous": h_prev}[core.loop.start]
-    for _ in range(loops):
+    for loop in range(loops):
+        marks = p["phases.marks"][min(loop, core.loop.phases - 1), 0] if core.loop.phases else None
         if form == "zoh":
             w = rms(h, p["norm_h.weight"]) + e
-            branch = reference_layer(w, block, 2) - w
+            branch = reference_layer(w, block, 2, marks) - w
             h = abar * h + (1 - abar) * (-p["retention.a"]).exp() * (e @ p["B.weight"].T + branch)
         else:
-            h = reference_layer(abar * h + delta * (e @ p["B.weight"].T), block, 2)
+            h = reference_layer(abar * h + delta * (e @ p["B.weight"].T), block, 2, marks)
     return rms(reference_layer(h, part(core, "coda.blocks.0."), 2), p["norm_out.weight"])
 
 
 @pytest.mark.parametrize("form", ["zoh", "euler"])
 @pytest.mark.parametrize("loops", [1, 2, 7])
 @pytest.mark.parametrize("start", ["input", "zero", "previous"])
-def test_the_loop_equals_a_hand_written_unrolled_reference_in_float64(form: str, loops: int, start: str) -> None:
-    core = make_core(torch.float64, retention=form, start=start)
+@pytest.mark.parametrize(("phases", "normalise"), [(0, True), (3, False)])
+def test_the_loop_equals_a_hand_written_unrolled_reference_in_float64(
+    form: str, loops: int, start: str, phases: int, normalise: bool
+) -> None:
+    core = make_core(torch.float64, retention=form, start=start, phases=phases, normalise_input=normalise)
     h, e, u = inputs(3, torch.float64)
     with torch.no_grad():
         got = core(h, e, u, loops)
@@ -112,7 +121,7 @@ def masked_refine(core: LoopedCore, e: Tensor, loops: Tensor) -> Tensor:
     """The wasteful way: every row runs to the largest depth, finished rows are held by a mask."""
     h, held = torch.zeros_like(e), core.held_input(e)
     for t in range(int(loops.max())):
-        h = torch.where((t < loops)[:, None, None], core.update(h, e, held), h)
+        h = torch.where((t < loops)[:, None, None], core.update(h, e, held, core.phases(torch.tensor([t]))), h)
     return h
 
 
@@ -206,6 +215,13 @@ def test_every_row_gets_its_own_gradient_window() -> None:
     core(h, e, u, torch.tensor([window, window + 1, 1])).pow(3).sum().backward()
     reached = h.grad.abs().sum((1, 2)) > 0  # type: ignore[union-attr]
     assert reached.tolist() == [True, False, True]
+
+
+def test_truncating_the_gradient_changes_no_value() -> None:
+    h, e, u = inputs(6, torch.float64)
+    loops = torch.tensor([9, 2, 6, 1, 12, 4])
+    last, every = make_core(torch.float64, gradient="last"), make_core(torch.float64, gradient="all")
+    torch.testing.assert_close(last(h, e, u, loops), every(h, e, u, loops), rtol=1e-12, atol=1e-12)
 
 
 def gradients_at(core: LoopedCore, loops: Tensor) -> list[Tensor]:

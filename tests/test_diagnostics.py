@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -23,10 +25,16 @@ from loopwm.model.core import LoopedCore
 from loopwm.model.world_model import WorldModel
 
 
-def make(billiards_columns, system: System = "looped", mu: int = 3, width: int = 16) -> WorldModel:
+def make(
+    billiards_columns,
+    system: System = "looped",
+    mu: int = 3,
+    width: int = 16,
+    start: Literal["input", "zero", "previous"] = "input",
+) -> WorldModel:
     torch.manual_seed(0)
     meta = billiards_columns.meta
-    config = ModelConfig(system=system, width=width, heads=2, loop=LoopConfig(mu=mu, abar=0.5))
+    config = ModelConfig(system=system, width=width, heads=2, loop=LoopConfig(mu=mu, abar=0.5, start=start))
     statistics = compute_statistics(billiards_columns, np.arange(40))
     return WorldModel(config, meta.observation, meta.action, statistics).eval()
 
@@ -86,15 +94,18 @@ def test_residuals_equal_the_loop_run_by_hand(billiards_columns, segments):
             model.encode(torch.tensor(segments.observations[:, 0])),
             model.action_encoder(action),
         )
-        h, held = torch.zeros_like(e), core.held_input(e)
+        h, held = core.start(model.initial(len(segments)), e), core.held_input(e)
         for loop in range(4):
-            after = core.update(h, e, held)
+            after = core.update(h, e, held, core.phases(torch.tensor([loop])))
             change = (after - h).flatten(1).norm(dim=1) / after.flatten(1).norm(dim=1)
             assert found.median[loop] == pytest.approx(float(np.quantile(change.numpy(), 0.5)), rel=1e-3)
             assert found.high[loop] == pytest.approx(float(np.quantile(change.numpy(), 0.9)), rel=1e-3)
             h = after
-    # The loop starts at zero, so its opening move is all of the latent.
-    assert found.median[0] == pytest.approx(1.0)
+
+
+def test_a_loop_that_starts_at_zero_moves_by_all_of_its_latent_at_once(billiards_columns, segments):
+    found = settling(make(billiards_columns, start="zero"), segments, 4)
+    assert found is not None and found.median[0] == pytest.approx(1.0)
 
 
 def test_the_settling_rate_is_the_retention_of_a_loop_that_only_retains(billiards_columns, segments):

@@ -41,29 +41,37 @@ class Block(nn.Module):
     Every branch reads a normalised state: that, not the retention, is what keeps the loop bounded.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.norm_attention = nn.RMSNorm(width)
         self.attention = Attention(width, heads)
         self.norm_mlp = nn.RMSNorm(width)
-        self.mlp_in = nn.Linear(width, mlp_ratio * width, bias=False)
-        self.mlp_out = nn.Linear(mlp_ratio * width, width, bias=False)
+        self.mlp_in = nn.Linear(width, hidden, bias=False)
+        self.mlp_out = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, N, D) -> (B, N, D)."""
-        x = x + self.attention(self.norm_attention(x))
-        return x + self.mlp_out(functional.gelu(self.mlp_in(self.norm_mlp(x))))
+    def forward(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
+        """x (B, N, D) -> (B, N, D).
+
+        Args:
+            phase: (B or 1, 3, 1, D), marks of this loop: added to the gains of both norms and to what the MLP reads.
+        """
+        if phase is None:
+            x = x + self.attention(self.norm_attention(x))
+            return x + self.mlp_out(functional.gelu(self.mlp_in(self.norm_mlp(x))))
+        gain_attention, gain_mlp, shift = phase.unbind(1)
+        x = x + self.attention(self.norm_attention(x) * (1 + gain_attention))
+        return x + self.mlp_out(functional.gelu(self.mlp_in(self.norm_mlp(x) * (1 + gain_mlp) + shift)))
 
 
 class Layers(nn.Module):
     """`depth` blocks in a row."""
 
-    def __init__(self, depth: int, width: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(self, depth: int, width: int, heads: int, hidden: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(depth))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, N, D) -> (B, N, D)."""
-        for block in self.blocks:
-            x = block(x)
+    def forward(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
+        """x (B, N, D) -> (B, N, D); phase (B or 1, depth, 3, 1, D)."""
+        for i, block in enumerate(self.blocks):
+            x = block(x, None if phase is None else phase[:, i])
         return x

@@ -16,18 +16,23 @@ SYSTEMS: tuple[System, ...] = ("looped", "stack-equal-params", "stack-equal-flop
 class LoopConfig:
     """The shared block and how often it runs."""
 
-    mu: int = 6
+    mu: int = 7
     """Mean number of loops in training, and the default at run time."""
-    retention: Literal["zoh", "euler"] = "zoh"
+    retention: Literal["zoh", "euler"] = "euler"
     """How Eq. 5 is discretised: exact zero-order hold, or the report's form."""
-    abar: float = 0.607
+    abar: float = 0.9
     """Share of the latent that survives one loop, at initialisation."""
     depth_law: Literal["poisson", "lognormal-poisson", "fixed"] = "poisson"
     """Law of the number of loops in training, drawn per sequence."""
     depth_spread: float = 0.7
     """Standard deviation of the log rate under `lognormal-poisson`."""
-    gradient: Literal["all", "last"] = "last"
+    gradient: Literal["all", "last"] = "all"
     """Back-propagate through all loops, or through the last max(4, ceil(mu / 2))."""
+    phases: int = 8
+    """Leading loops with gains and a shift of their own inside the shared block, 3D numbers a layer; later loops share
+    the last's. 0 makes all loops the same."""
+    normalise_input: bool = False
+    """Whether e = P(...) is normalised, as Eq. 4 has it. That hides how large a thing was: speed, for example."""
     start: Literal["input", "zero", "previous"] = "input"
     """h^(0): the embedded input e, zeros, or the previous step's latent (a warm start)."""
 
@@ -48,6 +53,8 @@ class LoopConfig:
             raise UserError(
                 f"model.loop.mu must be at least 1, got {self.mu}: a loop that never runs predicts nothing."
             )
+        if self.phases < 0:
+            raise UserError(f"model.loop.phases must not be negative, got {self.phases}.")
         if not 0.01 <= self.abar <= 0.99:
             raise UserError(f"model.loop.abar must lie in [0.01, 0.99], got {self.abar}.")
         if self.depth_spread <= 0:
@@ -111,8 +118,8 @@ class ModelConfig:
     """Layers that build e from the carried latent, the observation and the action."""
     shared: int = 1
     """Layers in the shared block."""
-    coda: int = 1
-    """Layers after the loop."""
+    coda: int = 0
+    """Layers after the loop. None costs no accuracy here, and makes looking at the output after every loop cheap."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -125,6 +132,19 @@ class ModelConfig:
             raise UserError(f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
         if self.system not in SYSTEMS:
             raise UserError(f"model.system must be one of {', '.join(SYSTEMS)}, got '{self.system}'.")
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of every MLP.
+
+        Beside its shared layers a loop has B, a, Delta and the marks of its phases; the stack with equal parameters gets
+        as many in wider MLPs.
+        """
+        plain = self.mlp_ratio * self.width
+        if self.system != "stack-equal-params":
+            return plain
+        beside = self.width * (self.width + 2 + 3 * self.loop.phases * self.shared)
+        return plain + round(beside / (2 * self.width * self.stack_depth))
 
     @property
     def stack_depth(self) -> int:

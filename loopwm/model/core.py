@@ -14,23 +14,43 @@ from loopwm.model.trace import StepTrace, Trace
 
 
 class Prelude(nn.Module):
-    """Eq. 4: e = Norm(P([h_{k-1}; e_k; u_k])).
+    """Eq. 4: e = Norm(P([h_{k-1}; e_k; u_k])), or without the norm.
 
     The encoders end in a linear map onto D channels, so concatenating and projecting is the same as adding; an absent
     observation is simply not added. Memory across environment steps travels through here.
     """
 
-    def __init__(self, config: ModelConfig, depth: int) -> None:
+    def __init__(self, config: ModelConfig, depth: int, normalise: bool) -> None:
         super().__init__()
         self.from_latent = nn.Linear(config.width, config.width, bias=False)
-        self.layers = Layers(depth, config.width, config.heads, config.mlp_ratio)
-        self.norm = nn.RMSNorm(config.width)
+        self.layers = Layers(depth, config.width, config.heads, config.hidden)
+        self.norm = nn.RMSNorm(config.width) if normalise else nn.Identity()
 
     def forward(self, h: Tensor, e: Tensor | None, u: Tensor) -> Tensor:
-        """h, e (B, N, D), u (B, 1, D) -> e (B, N, D) with unit root mean square."""
+        """h, e (B, N, D), u (B, 1, D) -> e (B, N, D)."""
         # Under autocast the products are bfloat16; the sum that all layers add to is not.
         x = self.from_latent(h).to(h.dtype) + u
         return self.norm(self.layers(x if e is None else x + e))
+
+
+class Phases(nn.Module):
+    """What marks the leading loops, so that one block can do one thing at the start and another at the end.
+
+    For every layer of the block: an addition to the gains of its two norms, and a shift of what its MLP reads. All
+    start at zero. Loops beyond the last marked one share its marks, so that the loop can still settle.
+
+    Source: after the depth embeddings of the Universal Transformer, arXiv 1807.03819, but inside the norms.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.marks = nn.Parameter(torch.zeros(config.loop.phases, config.shared, 3, 1, config.width))
+
+    def forward(self, loop: Tensor) -> Tensor | None:
+        """Indices of loops (R,), from 0 -> (R, layers, 3, 1, D); None if all loops are the same."""
+        if not len(self.marks):
+            return None
+        return self.marks[loop.clamp(max=len(self.marks) - 1).to(self.marks.device)]
 
 
 class LoopedCore(nn.Module):
@@ -44,13 +64,14 @@ class LoopedCore(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.loop = config.loop
-        self.prelude = Prelude(config, config.prelude)
-        self.norm_h = nn.RMSNorm(config.width)
-        self.block = Layers(config.shared, config.width, config.heads, config.mlp_ratio)
+        self.prelude = Prelude(config, config.prelude, config.loop.normalise_input)
+        self.norm_h = nn.RMSNorm(config.width) if config.loop.retention == "zoh" else nn.Identity()
+        self.block = Layers(config.shared, config.width, config.heads, config.hidden)
+        self.phases = Phases(config)
         self.retention = Retention(config.width, config.loop.abar)
         self.B = nn.Linear(config.width, config.width, bias=False)
         nn.init.eye_(self.B.weight)
-        self.coda = Layers(config.coda, config.width, config.heads, config.mlp_ratio)
+        self.coda = Layers(config.coda, config.width, config.heads, config.hidden)
         self.norm_out = nn.RMSNorm(config.width)
 
     def forward(
@@ -118,27 +139,34 @@ class LoopedCore(nn.Module):
         # Rows that fit into the window keep their start, and with a warm start its gradient.
         h = torch.where((loops > window).to(h.device)[:, None, None], deep, h)
         if residuals is None:
-            return self._iterate(h, e, loops.clamp(max=window), None)
+            return self._iterate(h, e, loops.clamp(max=window), None, early)
         late: list[Tensor] = []
-        h = self._iterate(h, e, loops.clamp(max=window), late)
+        h = self._iterate(h, e, loops.clamp(max=window), late, early)
         residuals[:] = joined(residuals, late, early.to(h.device))
         return h
 
-    def _iterate(self, h: Tensor, e: Tensor, loops: Tensor, residuals: list[Tensor] | None) -> Tensor:
-        """The loop. A row whose loops are used up leaves the computation; order is restored at the end."""
+    def _iterate(
+        self, h: Tensor, e: Tensor, loops: Tensor, residuals: list[Tensor] | None, made: Tensor | None = None
+    ) -> Tensor:
+        """The loop. A row whose loops are used up leaves the computation; order is restored at the end.
+
+        `made` (B,): loops that rows have behind them already.
+        """
         order = None
+        made = loops.new_zeros(1) if made is None else made
         if bool((loops[:-1] < loops[1:]).any()):
             loops, order = loops.sort(descending=True, stable=True)
             order = order.to(h.device)
             h, e = h[order], e[order]
+            made = made if len(made) == 1 else made[order.cpu()]
         rows = len(h)
         held = self.held_input(e)
         finished: list[Tensor] = []
-        for running in running_rows(loops):
+        for loop, running in enumerate(running_rows(loops)):
             if running < len(h):
                 finished.append(h[running:])
                 h, e, held = h[:running], e[:running], held[:running]
-            before, h = h, self.update(h, e, held)
+            before, h = h, self.update(h, e, held, self.phases(made[:running] + loop))
             if residuals is not None:
                 residuals.append(relative_change(before, h, rows, order))
         h = torch.cat([h, *reversed(finished)]) if finished else h
@@ -162,7 +190,8 @@ class LoopedCore(nn.Module):
         final, used = torch.empty_like(h), torch.empty_like(limit)
         loop = 0
         while len(h):
-            before, h, loop = h, self.update(h, e, held), loop + 1
+            before, h = h, self.update(h, e, held, self.phases(torch.tensor([loop])))
+            loop += 1
             if residuals is not None:
                 residuals.append(relative_change(before, h, rows, ids))
             done = limit <= loop
@@ -183,13 +212,13 @@ class LoopedCore(nn.Module):
         held = self.B(e).to(e.dtype)
         return held if self.loop.retention == "zoh" else self.retention.delta * held
 
-    def update(self, h: Tensor, e: Tensor, held: Tensor) -> Tensor:
-        """Eq. 5, one loop: h, e, held (B, N, D) -> (B, N, D). This is the part that is compiled."""
+    def update(self, h: Tensor, e: Tensor, held: Tensor, phase: Tensor | None = None) -> Tensor:
+        """Eq. 5, one loop: h, e, held (B, N, D), phase from `Phases` -> (B, N, D). This part is compiled."""
         abar, gain = self.retention.discretise()
         if self.loop.retention == "euler":
-            return self.block(abar * h + held)
+            return self.block(abar * h + held, phase)
         w = self.norm_h(h) + e
-        residual_branch = self.block(w) - w
+        residual_branch = self.block(w, phase) - w
         return abar * h + (1 - abar) * gain * (held + residual_branch)
 
 

@@ -253,7 +253,7 @@ class WorldModel(nn.Module):
             parts += [
                 ("B", [core.B], flops.held_input, 1),
                 ("retention", [core.retention], 0, flops.loops),
-                ("block", [core.norm_h, core.block], flops.block, flops.loops),
+                ("block", [core.norm_h, core.block, core.phases], flops.block, flops.loops),
                 ("coda", [core.coda, core.norm_out], flops.coda, 1),
             ]
         parts.append(("heads", [self.observation_head, self.reward_head, self.continue_head], flops.heads, 1))

@@ -20,7 +20,7 @@ class StackCore(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.depth = config.stack_depth
-        self.prelude = Prelude(config, self.depth)
+        self.prelude = Prelude(config, self.depth, normalise=True)
 
     def forward(
         self,
