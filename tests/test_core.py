@@ -77,6 +77,7 @@ def reference_core(core: LoopedCore, h_prev: Tensor, e_k: Tensor, u: Tensor, loo
     abar = (-delta * p["retention.a"].exp()).exp()
     h = {"input": e, "zero": torch.zeros_like(e), "previous": h_prev}[core.loop.start]
     for loop in range(loops):
+        before = h
         marks = p["phases.marks"][min(loop, core.loop.phases - 1), 0] if core.loop.phases else None
         if form == "zoh":
             w = rms(h, p["norm_h.weight"]) + e
@@ -84,6 +85,7 @@ def reference_core(core: LoopedCore, h_prev: Tensor, e_k: Tensor, u: Tensor, loo
             h = abar * h + (1 - abar) * (-p["retention.a"]).exp() * (e @ p["B.weight"].T + branch)
         else:
             h = reference_layer(abar * h + delta * (e @ p["B.weight"].T), block, 2, marks)
+        h = before + min(1.0, core.loop.mu / (loop + 1)) ** core.loop.settle * (h - before)
     return rms(reference_layer(h, part(core, "coda.blocks.0."), 2), p["norm_out.weight"])
 
 
@@ -121,7 +123,7 @@ def masked_refine(core: LoopedCore, e: Tensor, loops: Tensor) -> Tensor:
     """The wasteful way: every row runs to the largest depth, finished rows are held by a mask."""
     h, held = torch.zeros_like(e), core.held_input(e)
     for t in range(int(loops.max())):
-        h = torch.where((t < loops)[:, None, None], core.update(h, e, held, core.phases(torch.tensor([t]))), h)
+        h = torch.where((t < loops)[:, None, None], core.moved(h, e, held, torch.tensor([t])), h)
     return h
 
 
@@ -215,6 +217,19 @@ def test_every_row_gets_its_own_gradient_window() -> None:
     core(h, e, u, torch.tensor([window, window + 1, 1])).pow(3).sum().backward()
     reached = h.grad.abs().sum((1, 2)) > 0  # type: ignore[union-attr]
     assert reached.tolist() == [True, False, True]
+
+
+def test_beyond_mu_the_latent_moves_less_and_less_and_never_far() -> None:
+    core = make_core(torch.float64, settle=3.0, abar=0.99)
+    h, e, u = inputs(4, torch.float64)
+    trace, whole = Trace(), Trace()
+    with torch.no_grad():
+        core(h, e, u, 400, trace)
+        make_core(torch.float64, settle=0.0, abar=0.99)(h, e, u, 400, whole)
+    moved, unchecked = trace.residual[..., 0].sum(1), whole.residual[..., 0].sum(1)
+    assert torch.equal(moved[:4], unchecked[:4])
+    # sum over t > mu of (mu / t)^3 is below mu / 2.
+    assert float(moved[4:].sum()) < 2 * float(moved[3])
 
 
 def test_truncating_the_gradient_changes_no_value() -> None:

@@ -34,7 +34,7 @@ def make(
 ) -> WorldModel:
     torch.manual_seed(0)
     meta = billiards_columns.meta
-    config = ModelConfig(system=system, width=width, heads=2, loop=LoopConfig(mu=mu, abar=0.5, start=start))
+    config = ModelConfig(system=system, width=width, heads=2, loop=LoopConfig(mu=mu, abar=0.5, start=start, settle=0.0))
     statistics = compute_statistics(billiards_columns, np.arange(40))
     return WorldModel(config, meta.observation, meta.action, statistics).eval()
 
@@ -96,7 +96,7 @@ def test_residuals_equal_the_loop_run_by_hand(billiards_columns, segments):
         )
         h, held = core.start(model.initial(len(segments)), e), core.held_input(e)
         for loop in range(4):
-            after = core.update(h, e, held, core.phases(torch.tensor([loop])))
+            after = core.moved(h, e, held, torch.tensor([loop]))
             change = (after - h).flatten(1).norm(dim=1) / after.flatten(1).norm(dim=1)
             assert found.median[loop] == pytest.approx(float(np.quantile(change.numpy(), 0.5)), rel=1e-3)
             assert found.high[loop] == pytest.approx(float(np.quantile(change.numpy(), 0.9)), rel=1e-3)

@@ -31,6 +31,9 @@ class LoopConfig:
     phases: int = 8
     """Leading loops with gains and a shift of their own inside the shared block, 3D numbers a layer; later loops share
     the last's. 0 makes all loops the same."""
+    settle: float = 3.0
+    """Loop t > mu moves the latent by (mu / t)^settle of a whole step, so that however many loops are asked for, the
+    latent stays near what training has seen. 0 never shortens a step."""
     normalise_input: bool = False
     """Whether e = P(...) is normalised, as Eq. 4 has it. That hides how large a thing was: speed, for example."""
     start: Literal["input", "zero", "previous"] = "input"
@@ -53,6 +56,8 @@ class LoopConfig:
             raise UserError(
                 f"model.loop.mu must be at least 1, got {self.mu}: a loop that never runs predicts nothing."
             )
+        if self.settle < 0:
+            raise UserError(f"model.loop.settle must not be negative, got {self.settle}.")
         if self.phases < 0:
             raise UserError(f"model.loop.phases must not be negative, got {self.phases}.")
         if not 0.01 <= self.abar <= 0.99:
@@ -137,8 +142,8 @@ class ModelConfig:
     def hidden(self) -> int:
         """Hidden width of every MLP.
 
-        Beside its shared layers a loop has B, a, Delta and the marks of its phases; the stack with equal parameters gets
-        as many in wider MLPs.
+        Beside its shared layers a loop has B, a, Delta and the marks of its phases; the stack with equal parameters
+        gets as many in wider MLPs.
         """
         plain = self.mlp_ratio * self.width
         if self.system != "stack-equal-params":

@@ -166,7 +166,7 @@ class LoopedCore(nn.Module):
             if running < len(h):
                 finished.append(h[running:])
                 h, e, held = h[:running], e[:running], held[:running]
-            before, h = h, self.update(h, e, held, self.phases(made[:running] + loop))
+            before, h = h, self.moved(h, e, held, made[:running] + loop)
             if residuals is not None:
                 residuals.append(relative_change(before, h, rows, order))
         h = torch.cat([h, *reversed(finished)]) if finished else h
@@ -190,7 +190,7 @@ class LoopedCore(nn.Module):
         final, used = torch.empty_like(h), torch.empty_like(limit)
         loop = 0
         while len(h):
-            before, h = h, self.update(h, e, held, self.phases(torch.tensor([loop])))
+            before, h = h, self.moved(h, e, held, torch.tensor([loop]))
             loop += 1
             if residuals is not None:
                 residuals.append(relative_change(before, h, rows, ids))
@@ -206,6 +206,14 @@ class LoopedCore(nn.Module):
             h, e, held, ids, limit = h[staying], e[staying], held[staying], ids[staying], limit[staying]
             signal.keep(staying)
         return final, used.cpu()
+
+    def moved(self, h: Tensor, e: Tensor, held: Tensor, loop: Tensor) -> Tensor:
+        """h after loop number `loop`, (B,) or (1,) from 0: moved by a whole update, or by a part of one beyond mu."""
+        after = self.update(h, e, held, self.phases(loop))
+        if self.loop.settle == 0 or int(loop.max()) < self.loop.mu:
+            return after
+        size = (self.loop.mu / (loop + 1).to(h)).clamp(max=1.0) ** self.loop.settle
+        return h + size[:, None, None] * (after - h)
 
     def held_input(self, e: Tensor) -> Tensor:
         """The part of the input that no loop changes: B e for `zoh`, Delta B e for `euler`."""
