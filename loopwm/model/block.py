@@ -60,6 +60,7 @@ class Layers(nn.Module):
 
     def __init__(self, depth: int, width: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
+        self.width = width
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
