@@ -106,7 +106,7 @@ def test_sorting_pairs_keeps_norms_and_never_stretches(seed: int) -> None:
 
 def test_projection_is_the_nearest_matrix_of_norm_one_and_changes_nothing_inside() -> None:
     core = make_core()
-    layer = core.layers[0]
+    _, layer = core.stages[0]
     with torch.no_grad():
         layer.into.weight.copy_(0.5 * layer.into.weight)
         layer.out.weight.copy_(3 * torch.randn_like(layer.out.weight))
@@ -185,11 +185,11 @@ def test_loops_to_a_share_are_the_fewest_that_the_rate_guarantees() -> None:
 def test_the_rate_is_the_formula_of_the_theorem() -> None:
     core = make_core(lipschitz=0.7)
     found = core.contraction()
-    layer = core.layers[0]
+    _, layer = core.stages[0]
     factor = 0.7 * math.prod(
         float(torch.linalg.matrix_norm(part.weight.detach(), 2)) for part in (layer.into, layer.out)
     )
-    abar = core.retention.discretise()[0]
+    abar = core.retention.discretise()[0].detach()
     assert found.lipschitz == pytest.approx(factor, rel=1e-9)
     assert found.rate == pytest.approx(1 - float((1 - abar).min()) * (1 - factor), rel=1e-9)
 

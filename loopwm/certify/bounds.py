@@ -133,7 +133,7 @@ def contraction_reach(core: CertifiedCore) -> Reach:
     gain = core.prelude.norm.weight
     norm = core.radius * math.sqrt(len(gain))
     reach = Reach(torch.full_like(gain, norm), norm)
-    for routing, layer in zip(core.routings, core.layers, strict=True):
+    for routing, layer in core.stages:
         value, inner = layer.into.weight.split([len(gain), layer.hidden])
         heads = torch.tensor([spectral(part) * reach.norm for part in value.chunk(layer.heads)]).to(gain)
         shift = linear_reach(routing.shift.weight, gain).norm + float(routing.shift.bias.norm())

@@ -8,6 +8,7 @@ The theorem and its proof are in docs/certificate.md. Nothing constrains what G 
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class Routing(nn.Module):
         nn.init.ones_(self.gate.bias)
 
     def forward(self, e: Tensor) -> Held:
-        """e (B, N, D) -> P (B, H, N, N) with |P|_2 <= 1, shift (B, N, M) and gate in (0, 1) (B, N, M)."""
+        """e (B, N, D) -> P (B, H, N, N) with |P|_2 <= 1, shift (B, N, Q) and gate in (0, 1) (B, N, Q)."""
         batch, tokens, width = e.shape
         # (B, N, 2D) -> 2 x (B, H, N, D/H)
         q, k = self.qk(e).view(batch, tokens, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -74,7 +75,7 @@ class ContractiveLayer(nn.Module):
             nn.init.orthogonal_(linear.weight)
 
     def forward(self, x: Tensor, p: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
-        """x (B, N, D), p (B, H, N, N), shift and gate (B, N, M) -> (B, N, D)."""
+        """x (B, N, D), p (B, H, N, N), shift and gate (B, N, Q) -> (B, N, D)."""
         batch, tokens, width = x.shape
         value, inner = self.into(x).split([width, self.hidden], dim=-1)
         # (B, N, D) -> (B, H, N, D/H)
@@ -99,7 +100,7 @@ class ContractiveLayer(nn.Module):
 
 
 def maxmin(z: Tensor) -> Tensor:
-    """Sort the pairs (z_i, z_{i + M/2}) of z (..., M): 1-Lipschitz, and it loses nothing of a gradient."""
+    """Sort the pairs (z_i, z_{i + Q/2}) of z (..., Q): 1-Lipschitz, and it loses nothing of a gradient."""
     a, b = z.chunk(2, dim=-1)
     return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], dim=-1)
 
@@ -115,7 +116,7 @@ def soft_ball(x: Tensor, radius: float) -> Tensor:
 class CertifiedCore(LoopedCore):
     """The looped core with an update that contracts, whatever e is; all else is `LoopedCore`.
 
-    A layer has as many parameters as an ordinary one: M is half the hidden width of its MLP, because each hidden unit
+    A layer has as many parameters as an ordinary one: Q is half the hidden width of its MLP, because each hidden unit
     also gets a shift and a gate.
     """
 
@@ -139,11 +140,15 @@ class CertifiedCore(LoopedCore):
             x = layer(x, *held[1 + 3 * index : 4 + 3 * index])
         return abar * h + (1 - abar) * (held[0] + self.loop.lipschitz * x)
 
+    @property
+    def stages(self) -> list[tuple[Routing, ContractiveLayer]]:
+        """The layers in order, each with what reads e for it."""
+        return cast(list[tuple[Routing, ContractiveLayer]], list(zip(self.routings, self.layers, strict=True)))
+
     def contraction(self) -> Contraction:
         """The constants of the theorem, recomputed from the weights as they are."""
         factor = self.loop.lipschitz
-        for layer in self.layers:
-            assert isinstance(layer, ContractiveLayer)
+        for _, layer in self.stages:
             factor *= layer.lipschitz()
         with torch.no_grad():
             abar, _ = copy.deepcopy(self.retention).double().discretise()
@@ -151,8 +156,7 @@ class CertifiedCore(LoopedCore):
 
     def project(self) -> None:
         """Put the weights back where L is at most `model.loop.lipschitz`."""
-        for layer in self.layers:
-            assert isinstance(layer, ContractiveLayer)
+        for _, layer in self.stages:
             layer.project()
 
     def sections(self) -> dict[str, list[nn.Module]]:

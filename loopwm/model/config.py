@@ -156,7 +156,7 @@ class ModelConfig:
 
     @property
     def contractive_hidden(self) -> int:
-        """M, hidden width of a certified core's layer; the layer then has an ordinary layer's parameters."""
+        """Q, hidden width of a certified core's layer; the layer then has an ordinary layer's parameters."""
         return self.width * self.mlp_ratio // 2
 
     @property
