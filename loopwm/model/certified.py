@@ -87,8 +87,9 @@ class ContractiveLayer(nn.Module):
         """|Wo| |[Wv; W1]| in float64, a Lipschitz constant of this layer."""
         # The largest eigenvalue of W W^T is well-conditioned and an order of magnitude cheaper than an SVD.
         factor = 1.0
-        for weight in (self.into.weight.detach().double().mT, self.out.weight.detach().double()):
-            factor *= float(torch.linalg.eigvalsh(weight @ weight.mT)[-1].sqrt())
+        for weight in (self.into.weight.mT, self.out.weight):
+            exact = weight.detach().cpu().double()
+            factor *= float(torch.linalg.eigvalsh(exact @ exact.mT)[-1].sqrt())
         return factor
 
     @torch.no_grad()
@@ -151,7 +152,7 @@ class CertifiedCore(LoopedCore):
         for _, layer in self.stages:
             factor *= layer.lipschitz()
         with torch.no_grad():
-            abar, _ = copy.deepcopy(self.retention).double().discretise()
+            abar, _ = copy.deepcopy(self.retention).cpu().double().discretise()
         return Contraction(factor, 1 - abar)
 
     def project(self) -> None:
