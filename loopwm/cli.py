@@ -19,6 +19,7 @@ COMMANDS = {
     "collect": "record episodes of a world into an HDF5 file",
     "train": "train a model on recorded episodes",
     "evaluate": "measure a trained model on episodes it has never seen",
+    "certify": "say what a model's weights guarantee about its loop, for every input",
     "report": "write one HTML page about one or more evaluated runs",
     "study": "repeat a measurement that this repository publishes",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loopwm.errors import UserError
 from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
-from loopwm.model.config import LoopConfig, ModelConfig
+from loopwm.model.config import CERTIFIED_LOOP, LoopConfig, ModelConfig
 from loopwm.train.config import LossConfig, OptimConfig, TrainConfig
 
 
@@ -67,6 +67,14 @@ PRESETS: dict[str, Preset] = {
         rates=(8e-3, 1.6e-2, 2.4e-2),
         # As long as the real thing: the rate that is ahead early is not the rate that ends lowest.
         rate_updates=1500,
+        evaluation=EvaluateConfig(transitions=20_000),
+    ),
+    "certified": Preset(
+        "the billiards preset with a loop whose contraction follows from its weights",
+        replace(_BILLIARDS, model=replace(_BILLIARDS.model, loop=CERTIFIED_LOOP)),
+        episodes=4000,
+        rates=(8e-3, 1.6e-2),
+        rate_updates=300,
         evaluation=EvaluateConfig(transitions=20_000),
     ),
     "demo": Preset(

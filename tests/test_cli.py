@@ -362,3 +362,36 @@ def test_ctrl_c_in_recording_leaves_nothing_behind(tmp_path: Path, size: int):
     assert error.splitlines()[-1] == "loopwm: Stopped; nothing half-written was left behind."
     assert "Traceback" not in error
     assert not list((tmp_path / "data").iterdir())
+
+
+# ---- certificates ----
+
+
+def test_a_certified_run_is_certified_and_its_certificate_checked(loopwm: Run, billiards_store: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    options = ["--train.updates", "4", "--train.batch", "8", "--optim.warmup", "1", "--model.loop.lipschitz", "0.8"]
+    size = ["--model.width", "16", "--model.heads", "2", "--train.no-compile"]
+    assert loopwm("train", "certified", "--data", billiards_store, "--run", run, *options, *size)[0] == 0
+    code, out, _ = loopwm("certify", run)
+    assert code == 0
+    assert "C. contracting, for every input" in out and "rho = 0." in out and "measured" not in out
+    code, out, _ = loopwm("certify", run, "--check", run / "certificate.json")
+    assert code == 0
+    assert out.endswith(f"certificate.json holds for the weights of {run}\n")
+
+
+def test_an_uncertified_run_is_told_that_its_rate_is_measured_and_not_proved(loopwm: Run, trained: Path):
+    code, out, _ = loopwm("certify", trained, "--states", "10")
+    assert code == 0
+    assert "measured, not proved: factor per loop" in out and "rho" not in out
+    assert (trained / "certificate.json").is_file()
+
+
+def test_a_certificate_of_another_run_is_refused(loopwm: Run, trained: Path, billiards_store: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    assert loopwm("train", "debug", "--data", billiards_store, "--run", other, "--train.updates", "3")[0] == 0
+    assert loopwm("certify", other, "--states", "5")[0] == 0
+    code, _, error = loopwm("certify", trained, "--check", other / "certificate.json")
+    assert code == 2
+    assert_one_sentence(error)
+    assert "was made for other weights" in error

@@ -20,6 +20,8 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALLER = {
     r"loopwm (train|demo) (billiards|demo)\b": r"loopwm \1 debug",
+    r"loopwm train certified\b": "loopwm train certified --train.updates 4 --optim.warmup 1 --train.batch 8 "
+    "--model.width 16 --model.heads 2 --train.no-compile",
     r"loopwm collect billiards\b": "loopwm collect billiards --episodes 60",
     r"loopwm evaluate\b": "loopwm evaluate --transitions 300 --rollouts 30 --stability-steps 50 --resamples 100",
 }

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loopwm.errors import LoopwmError, UserError
-from loopwm.model.config import ModelConfig
+from loopwm.model.certified import CertifiedCore
+from loopwm.model.config import CERTIFIED_LOOP, ModelConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig, preset
 from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint
@@ -315,3 +316,25 @@ def test_adamw_takes_the_step_that_its_formula_says(trained: Path) -> None:
     optimiser.step()
     # After one step both moments are corrected to the gradient itself, so the step is lr * sign(gradient).
     torch.testing.assert_close(weight.detach(), before * (1 - 0.01 * 0.1) - 0.01, rtol=1e-5, atol=1e-6)
+
+
+def test_a_certified_core_still_contracts_after_training_at_a_rate_that_would_break_it(
+    billiards_store: Path, tmp_path: Path
+) -> None:
+    base = debug(billiards_store, updates=30)
+    loop = replace(CERTIFIED_LOOP, mu=base.model.loop.mu)
+    config = replace(base, model=replace(base.model, loop=loop), optim=replace(base.optim, lr=0.3))
+    trainer = Trainer(config, tmp_path)
+    core = trainer.model.core
+    assert isinstance(core, CertifiedCore)
+    broke = 0
+    for _ in range(10):
+        trainer.advance()
+        assert core.contraction().lipschitz <= 0.9 * (1 + 1e-5)
+        averaged = trainer.average.model.core
+        assert isinstance(averaged, CertifiedCore) and averaged.contraction().lipschitz <= 0.9 * (1 + 1e-5)
+        trainer.optimiser.step()
+        broke += core.contraction().lipschitz > 0.9 * 1.01
+        core.project()
+    # Without the projection these steps leave the set, so the assertions above are not empty.
+    assert broke > 0

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.model.block import QK_GAIN
-from loopwm.model.config import SIZES, SYSTEMS, LoopConfig, ModelConfig, System, sized
+from loopwm.model.config import CERTIFIED_LOOP, SIZES, SYSTEMS, LoopConfig, ModelConfig, System, sized
 from loopwm.model.core import LoopedCore
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
@@ -87,11 +87,15 @@ def test_the_stacks_match_what_they_are_named_after(size: str) -> None:
 
 @pytest.mark.parametrize("spec", [ENTITIES, VECTOR])
 @pytest.mark.parametrize("action", [PUSH, CHOICE])
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(
+    ("system", "shared", "certified"),
+    [*((system, 1, False) for system in SYSTEMS), *(("looped", n, True) for n in (1, 2))],
+)
 def test_flop_accounting_equals_what_torch_counts_while_running(
-    spec: ObservationSpec, action: ActionSpec, system: System
+    spec: ObservationSpec, action: ActionSpec, system: System, shared: int, certified: bool
 ) -> None:
-    model = make(ModelConfig(system=system, width=16, heads=2, tokens=4, loop=LoopConfig(mu=3)), spec, action)
+    loop = replace(CERTIFIED_LOOP, mu=3) if certified else LoopConfig(mu=3)
+    model = make(ModelConfig(system=system, width=16, heads=2, tokens=4, shared=shared, loop=loop), spec, action)
     observations, actions = some(spec, action, batch=1, steps=1)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         h = model.observe(observations, actions)
@@ -99,8 +103,9 @@ def test_flop_accounting_equals_what_torch_counts_while_running(
     assert counter.get_total_flops() == model.flops().total
 
 
-def test_parameter_accounting_adds_up_and_the_printout_shows_it() -> None:
-    model = make(sized("tiny"))
+@pytest.mark.parametrize("certified", [False, True])
+def test_parameter_accounting_adds_up_and_the_printout_shows_it(certified: bool) -> None:
+    model = make(replace(sized("tiny"), loop=CERTIFIED_LOOP if certified else LoopConfig()))
     lines = repr(model).splitlines()
     counts = [int(line.split()[1].replace(",", "")) for line in lines[1:]]
     assert sum(counts[:-1]) == counts[-1] == sum(p.numel() for p in model.parameters())

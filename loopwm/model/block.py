@@ -68,6 +68,7 @@ class Layers(nn.Module):
 
     def __init__(self, depth: int, width: int, heads: int, hidden: int) -> None:
         super().__init__()
+        self.width = width
         self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(depth))
 
     def forward(self, x: Tensor, phase: Tensor | None = None) -> Tensor:

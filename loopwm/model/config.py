@@ -10,6 +10,8 @@ from loopwm.errors import UserError
 
 System = Literal["looped", "stack-equal-params", "stack-equal-flops"]
 SYSTEMS: tuple[System, ...] = ("looped", "stack-equal-params", "stack-equal-flops")
+CERTIFIED_ABAR = (0.05, 0.95)
+"""Range of Abar in a certified core, so that the weighted norm of its theorem stays comparable with the 2-norm."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class LoopConfig:
     """Whether e = P(...) is normalised, as Eq. 4 has it. That hides how large a thing was: speed, for example."""
     start: Literal["input", "zero", "previous"] = "input"
     """h^(0): the embedded input e, zeros, or the previous step's latent (a warm start)."""
+    certified: bool = False
+    """Use an update whose contraction follows from its weights (docs/certificate.md); needs `zoh`."""
+    lipschitz: float = 0.9
+    """L, most that G of a certified update may stretch the difference of two states."""
 
     def __post_init__(self) -> None:
         choices = (
@@ -64,6 +70,28 @@ class LoopConfig:
             raise UserError(f"model.loop.abar must lie in [0.01, 0.99], got {self.abar}.")
         if self.depth_spread <= 0:
             raise UserError(f"model.loop.depth_spread must be positive, got {self.depth_spread}.")
+        if not 0 < self.lipschitz < 1:
+            raise UserError(f"model.loop.lipschitz must lie in (0, 1), got {self.lipschitz}: at 1 nothing contracts.")
+        if self.certified:
+            self._check_certified()
+
+    def _check_certified(self) -> None:
+        if self.retention != "zoh":
+            raise UserError(
+                f"model.loop.certified needs model.loop.retention 'zoh', got '{self.retention}': only there is an "
+                "update a mean of the old state and the new; the preset 'certified' has it."
+            )
+        low, high = CERTIFIED_ABAR
+        if not low <= self.abar <= high:
+            raise UserError(
+                f"model.loop.certified keeps Abar in [{low}, {high}], so model.loop.abar cannot be {self.abar}."
+            )
+        for name in ("phases", "settle"):
+            if getattr(self, name):
+                raise UserError(
+                    f"model.loop.certified needs the same whole step in every loop: set model.loop.{name} to 0, or "
+                    "start from the preset 'certified'."
+                )
 
     @property
     def max_loops(self) -> int:
@@ -76,8 +104,14 @@ class LoopConfig:
         return self.max_loops if self.gradient == "all" else max(4, math.ceil(self.mu / 2))
 
 
-ExitRule = Literal["fixed", "residual", "acceleration", "output_delta"]
-EXIT_RULES: tuple[ExitRule, ...] = ("fixed", "residual", "acceleration", "output_delta")
+CERTIFIED_LOOP = LoopConfig(
+    retention="zoh", abar=0.607, phases=0, settle=0.0, normalise_input=True, start="zero", certified=True
+)
+"""The starting point of a certified loop."""
+
+
+ExitRule = Literal["fixed", "residual", "acceleration", "output_delta", "certified"]
+EXIT_RULES: tuple[ExitRule, ...] = ("fixed", "residual", "acceleration", "output_delta", "certified")
 
 
 @dataclass(frozen=True)
@@ -86,7 +120,8 @@ class ExitConfig:
 
     rule: ExitRule = "fixed"
     """`fixed` never leaves early; `residual` watches the latent's relative change, `acceleration` its second difference
-    (two small ones in a row), `output_delta` the change of the decoded observation."""
+    (two small ones in a row), `output_delta` the change of the decoded observation; `certified` bounds the distance of
+    a certified core's latent from its fixed point."""
     threshold: float = 0.0
     """A row leaves after the loop in which its signal falls below this; nothing is below 0."""
     min_loops: int = 1
@@ -137,6 +172,21 @@ class ModelConfig:
             raise UserError(f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
         if self.system not in SYSTEMS:
             raise UserError(f"model.system must be one of {', '.join(SYSTEMS)}, got '{self.system}'.")
+
+        if self.loop.certified and self.system != "looped":
+            raise UserError(
+                f"model.loop.certified needs model.system 'looped': a {self.system} has no loop to certify."
+            )
+        if self.loop.certified and self.width * self.mlp_ratio % 4:
+            raise UserError(
+                f"model.loop.certified sorts hidden units in pairs: model.width ({self.width}) times model.mlp_ratio "
+                f"({self.mlp_ratio}) must be a multiple of 4."
+            )
+
+    @property
+    def contractive_hidden(self) -> int:
+        """Q, hidden width of a certified core's layer; the layer then has an ordinary layer's parameters."""
+        return self.width * self.mlp_ratio // 2
 
     @property
     def hidden(self) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from loopwm.errors import UserError
+from loopwm.model.accounting import layers_flops, linear_flops
 from loopwm.model.block import Layers
 from loopwm.model.config import ModelConfig
 from loopwm.model.exits import Exit, relative
@@ -53,6 +54,10 @@ class Phases(nn.Module):
         return self.marks[loop.clamp(max=len(self.marks) - 1).to(self.marks.device)]
 
 
+Held = tuple[Tensor, ...]
+"""What the loop reads of e and never changes: one tensor per part, rows of the batch along their leading axis."""
+
+
 class LoopedCore(nn.Module):
     """h_k = L(h_{k-1}, e_k, u_k) with T loops, T chosen per row at run time.
 
@@ -65,14 +70,18 @@ class LoopedCore(nn.Module):
         super().__init__()
         self.loop = config.loop
         self.prelude = Prelude(config, config.prelude, config.loop.normalise_input)
-        self.norm_h = nn.RMSNorm(config.width) if config.loop.retention == "zoh" else nn.Identity()
-        self.block = Layers(config.shared, config.width, config.heads, config.hidden)
-        self.phases = Phases(config)
-        self.retention = Retention(config.width, config.loop.abar)
+        self.build_update(config)
         self.B = nn.Linear(config.width, config.width, bias=False)
         nn.init.eye_(self.B.weight)
         self.coda = Layers(config.coda, config.width, config.heads, config.hidden)
         self.norm_out = nn.RMSNorm(config.width)
+
+    def build_update(self, config: ModelConfig) -> None:
+        """The modules that `update` applies again and again; a core with another update brings its own."""
+        self.norm_h = nn.RMSNorm(config.width) if config.loop.retention == "zoh" else nn.Identity()
+        self.block = Layers(config.shared, config.width, config.heads, config.hidden)
+        self.phases = Phases(config)
+        self.retention = Retention(config.width, config.loop.abar)
 
     def forward(
         self,
@@ -165,7 +174,7 @@ class LoopedCore(nn.Module):
         for loop, running in enumerate(running_rows(loops)):
             if running < len(h):
                 finished.append(h[running:])
-                h, e, held = h[:running], e[:running], held[:running]
+                h, e, held = h[:running], e[:running], tuple(part[:running] for part in held)
             before, h = h, self.moved(h, e, held, made[:running] + loop)
             if residuals is not None:
                 residuals.append(relative_change(before, h, rows, order))
@@ -203,11 +212,12 @@ class LoopedCore(nn.Module):
             leaving, staying = done.nonzero()[:, 0], (~done).nonzero()[:, 0]
             final = final.index_copy(0, ids[leaving], h[leaving])
             used = used.index_fill(0, ids[leaving], loop)
-            h, e, held, ids, limit = h[staying], e[staying], held[staying], ids[staying], limit[staying]
+            h, e, ids, limit = h[staying], e[staying], ids[staying], limit[staying]
+            held = tuple(part[staying] for part in held)
             signal.keep(staying)
         return final, used.cpu()
 
-    def moved(self, h: Tensor, e: Tensor, held: Tensor, loop: Tensor) -> Tensor:
+    def moved(self, h: Tensor, e: Tensor, held: Held, loop: Tensor) -> Tensor:
         """h after loop number `loop`, (B,) or (1,) from 0: moved by a whole update, or by a part of one beyond mu."""
         after = self.update(h, e, held, self.phases(loop))
         if self.loop.settle == 0 or int(loop.max()) < self.loop.mu:
@@ -215,19 +225,37 @@ class LoopedCore(nn.Module):
         size = (self.loop.mu / (loop + 1).to(h)).clamp(max=1.0) ** self.loop.settle
         return h + size[:, None, None] * (after - h)
 
-    def held_input(self, e: Tensor) -> Tensor:
-        """The part of the input that no loop changes: B e for `zoh`, Delta B e for `euler`."""
+    def held_input(self, e: Tensor) -> Held:
+        """The part of the input that no loop changes, (B, N, D): B e for `zoh`, Delta B e for `euler`."""
         held = self.B(e).to(e.dtype)
-        return held if self.loop.retention == "zoh" else self.retention.delta * held
+        return (held if self.loop.retention == "zoh" else self.retention.delta * held,)
 
-    def update(self, h: Tensor, e: Tensor, held: Tensor, phase: Tensor | None = None) -> Tensor:
-        """Eq. 5, one loop: h, e, held (B, N, D), phase from `Phases` -> (B, N, D). This part is compiled."""
+    def update(self, h: Tensor, e: Tensor, held: Held, phase: Tensor | None = None) -> Tensor:
+        """Eq. 5, one loop: h, e (B, N, D), phase from `Phases` -> (B, N, D). This is the part that is compiled."""
         abar, gain = self.retention.discretise()
+        (injected,) = held
         if self.loop.retention == "euler":
-            return self.block(abar * h + held, phase)
+            return self.block(abar * h + injected, phase)
         w = self.norm_h(h) + e
         residual_branch = self.block(w, phase) - w
-        return abar * h + (1 - abar) * gain * (held + residual_branch)
+        return abar * h + (1 - abar) * gain * (injected + residual_branch)
+
+    def sections(self) -> dict[str, list[nn.Module]]:
+        """The parts after the prelude, named for people."""
+        return {
+            "held": [self.B],
+            "retention": [self.retention],
+            "block": [self.norm_h, self.block, self.phases],
+            "coda": [self.coda, self.norm_out],
+        }
+
+    def held_flops(self, tokens: int) -> int:
+        """Operations of `held_input` for one row."""
+        return linear_flops(self.B, tokens)
+
+    def loop_flops(self, tokens: int) -> int:
+        """Operations of one `update` of one row."""
+        return layers_flops(self.block, tokens, self.block.width)
 
 
 def checked_loops(num_loops: int | Tensor, batch: int) -> Tensor:

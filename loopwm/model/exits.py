@@ -9,7 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from loopwm.errors import UserError
 from loopwm.model.config import ExitConfig
+from loopwm.model.contraction import Contraction
 
 
 class Signal(Protocol):
@@ -83,6 +85,25 @@ class OutputDelta:
             self.before = self.before[staying]
 
 
+class Certified:
+    """rho / (1 - rho) |h^(t) - h^(t-1)|_*, at least the distance |h^(t) - h*|_* to the fixed point of the row's loop.
+
+    Source: Banach's fixed-point theorem with the rate of docs/certificate.md.
+    """
+
+    def __init__(self, start: Tensor, contraction: Contraction) -> None:
+        self.before, self.contraction = start, contraction
+        self.factor = contraction.rate / (1 - contraction.rate)
+
+    def look(self, h: Tensor) -> Tensor:
+        bound = self.factor * self.contraction.distance(h - self.before)
+        self.before = h
+        return bound
+
+    def keep(self, staying: Tensor) -> None:
+        self.before = self.before[staying]
+
+
 @dataclass(frozen=True)
 class Exit:
     """A rule as the core applies it: `watch(h^(0))` begins to follow the rows of one environment step."""
@@ -92,18 +113,39 @@ class Exit:
     min_loops: int
 
 
-def exit_for(config: ExitConfig, read: Callable[[Tensor], Tensor]) -> Exit:
+def exit_for(config: ExitConfig, read: Callable[[Tensor], Tensor], contraction: Contraction | None = None) -> Exit:
     """The rule of a configuration.
 
     Args:
         read: decodes a loop state (B, N, D) to (B, ...).
+        contraction: constants of a certified core; None for any other.
+
+    Raises:
+        UserError: the rule is `certified` and the loop is not known to contract.
     """
+    if config.rule == "certified":
+        constants = checked_contraction(contraction)
+        return Exit(lambda start: Certified(start, constants), config.threshold, config.min_loops)
     watch: dict[str, Callable[[Tensor], Signal]] = {
         "residual": Residual,
         "acceleration": Acceleration,
         "output_delta": lambda _: OutputDelta(read),
     }
     return Exit(watch[config.rule], config.threshold, config.min_loops)
+
+
+def checked_contraction(contraction: Contraction | None) -> Contraction:
+    """The constants, if they promise anything."""
+    if contraction is None:
+        raise UserError(
+            "exit.rule 'certified' needs a certified core; train one with model.loop.certified, or choose another rule."
+        )
+    if contraction.rate >= 1:
+        raise UserError(
+            f"exit.rule 'certified' promises nothing for these weights: their Lipschitz constant is "
+            f"{contraction.lipschitz:.4g}, not below 1; call model.project() after changing weights."
+        )
+    return contraction
 
 
 def relative(change: Tensor, of: Tensor) -> Tensor:

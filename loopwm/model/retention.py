@@ -16,17 +16,16 @@ class Retention(nn.Module):
     softplus. Both stay in float32 and are excluded from weight decay (a one-dimensional parameter never decays here).
 
     exp(-1e6) is 0 in floating point, so "in (0, 1) by construction" needs help after a huge gradient step: the exponent
-    Delta exp(a) is limited so that Abar stays inside [`abar_min`, `abar_max`].
+    Delta exp(a) is limited so that Abar stays inside `limits`.
 
     Source: arXiv 2606.18208, Eq. 6-7.
     """
 
-    abar_min = 0.001
-    abar_max = 0.999
     a_max = 4.0
 
-    def __init__(self, width: int, abar: float) -> None:
+    def __init__(self, width: int, abar: float, limits: tuple[float, float] = (0.001, 0.999)) -> None:
         super().__init__()
+        self.abar_min, self.abar_max = limits
         delta = -math.log(abar)
         self.a = nn.Parameter(torch.zeros(width))
         self.raw_delta = nn.Parameter(torch.full((width,), math.log(math.expm1(delta))))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.model.accounting import FlopCount, count_parameters, layers_flops, linear_flops
+from loopwm.model.certified import CertifiedCore
 from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.core import LoopedCore
 from loopwm.model.encoders import ActionEncoder, observation_encoder
@@ -21,6 +22,13 @@ from loopwm.variants.stack import StackCore
 
 Policy = Callable[[Tensor, Tensor | None], Tensor]
 """(h (B, N, D), embedding of the current observation or None) -> actions (B, A)."""
+
+
+def new_core(config: ModelConfig) -> LoopedCore | StackCore:
+    """The dynamics that a configuration asks for."""
+    if config.system != "looped":
+        return StackCore(config)
+    return CertifiedCore(config) if config.loop.certified else LoopedCore(config)
 
 
 class WorldModel(nn.Module):
@@ -46,7 +54,7 @@ class WorldModel(nn.Module):
         self.config, self.observation, self.action = config, observation, action
         self.encoder = observation_encoder(config, observation)
         self.action_encoder = ActionEncoder(config, action)
-        self.core = LoopedCore(config) if config.system == "looped" else StackCore(config)
+        self.core = new_core(config)
         self.observation_head = ObservationHead(config, observation)
         self.reward_head = ScalarHead(config)
         self.continue_head = ScalarHead(config)
@@ -117,7 +125,8 @@ class WorldModel(nn.Module):
     def _exit(self, config: ExitConfig | None) -> Exit | None:
         if config is None or config.rule == "fixed":
             return None
-        return exit_for(config, self.read_state)
+        contraction = self.core.contraction() if isinstance(self.core, CertifiedCore) else None
+        return exit_for(config, self.read_state, contraction)
 
     def read_state(self, h: Tensor) -> Tensor:
         """What a loop state h^(t) (B, N, D) would decode to: (B, ...) changing features, in standard deviations."""
@@ -213,6 +222,11 @@ class WorldModel(nn.Module):
                 f"{tuple(actions.shape[:2])} actions (batch, steps); drop the final observation of the sequence."
             )
 
+    def project(self) -> None:
+        """Put the weights back where a certified core needs them. To be called after every optimiser step."""
+        if isinstance(self.core, CertifiedCore):
+            self.core.project()
+
     def num_parameters(self) -> int:
         """Trainable numbers; statistics are not counted."""
         return count_parameters(self)
@@ -227,8 +241,8 @@ class WorldModel(nn.Module):
             encoder=linear_flops(self.encoder, encoder_rows),
             action=linear_flops(self.action_encoder, 1),
             prelude=linear_flops(core.prelude.from_latent, n) + layers_flops(core.prelude.layers, n, width),
-            held_input=linear_flops(core.B, n) if looped else 0,
-            block=layers_flops(core.block, n, width) if looped else 0,
+            held_input=core.held_flops(n) if looped else 0,
+            block=core.loop_flops(n) if looped else 0,
             loops=(num_loops or self.default_loops) if looped else 0,
             coda=layers_flops(core.coda, n, width) if looped else 0,
             heads=heads,
@@ -250,12 +264,9 @@ class WorldModel(nn.Module):
             ("prelude", [core.prelude], flops.prelude, 1),
         ]
         if isinstance(core, LoopedCore):
-            parts += [
-                ("B", [core.B], flops.held_input, 1),
-                ("retention", [core.retention], 0, flops.loops),
-                ("block", [core.norm_h, core.block, core.phases], flops.block, flops.loops),
-                ("coda", [core.coda, core.norm_out], flops.coda, 1),
-            ]
+            cost = {"held": flops.held_input, "retention": 0, "block": flops.block, "coda": flops.coda}
+            times = {"retention": flops.loops, "block": flops.loops}
+            parts += [(name, part, cost[name], times.get(name, 1)) for name, part in core.sections().items()]
         parts.append(("heads", [self.observation_head, self.reward_head, self.continue_head], flops.heads, 1))
         lines = [f"WorldModel({self.config.system}, N={self.tokens} tokens, D={self.config.width})"]
         for name, modules, cost, times in parts:

@@ -164,6 +164,7 @@ class Trainer:
         finite = math.isfinite(float(norm)) and math.isfinite(float(terms.total.detach()))
         if finite:
             self.optimiser.step()
+            self.model.project()
             self.average.update(self.model, self.update)
         else:
             self.skipped += 1
