@@ -19,7 +19,9 @@ from loopwm.cli import COMMANDS, main
 from loopwm.commands.demo import make_room
 from loopwm.commands.train import parse_train
 from loopwm.errors import UserError
+from loopwm.model.config import SIZES
 from loopwm.presets import PRESETS
+from loopwm.train.checkpoint import load
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -87,7 +89,9 @@ def test_every_command_explains_itself(loopwm: Run, command: str):
     assert "--help" in out
 
 
-@pytest.mark.parametrize("words", ["--help", "train --help", "train debg", "evaluate --help", "trian"])
+@pytest.mark.parametrize(
+    "words", ["--help", "train --help", "train debg", "train debug --size smal", "evaluate --help", "trian"]
+)
 def test_help_and_mistakes_are_answered_without_importing_anything_heavy(words: str):
     program = (
         "import sys; from loopwm.cli import main\n"
@@ -159,6 +163,34 @@ def test_the_command_line_beats_the_file_and_the_file_beats_the_preset(tmp_path:
     )
 
 
+def test_a_size_beats_the_preset_and_loses_to_the_file_and_the_command_line(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {heads: 8}\n")
+    words = ["debug", "--size", "small", "--config", str(file), "--model.tokens", "5", "--model.loop.mu", "3"]
+    model = parse_train(words).settings.model
+    debug = PRESETS["debug"].config.model
+    assert model == replace(SIZES["small"], heads=8, tokens=5, loop=replace(debug.loop, mu=3))
+    assert parse_train(["debug", "--size=small"]).settings.model == replace(SIZES["small"], loop=debug.loop)
+
+
+def test_the_measured_preset_is_of_size_tiny():
+    assert parse_train(["billiards", "--size", "tiny"]).settings == parse_train(["billiards"]).settings
+
+
+def test_a_run_of_a_named_size_is_of_that_size(loopwm: Run, billiards_store: Path, tmp_path: Path):
+    words = ("--size", "nano", "--train.updates", "2", "--data", billiards_store, "--run", tmp_path / "run")
+    assert loopwm("train", "debug", *words)[0] == 0
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert settings["model"]["width"] == load(tmp_path / "run").config.width == SIZES["nano"].width
+
+
+def test_the_help_of_train_names_every_size(loopwm: Run):
+    _, out, _ = loopwm("train", "--help")
+    shown = " ".join(out.replace("│", " ").split())
+    for name, size in SIZES.items():
+        assert f"{name} (width {size.width})" in shown
+
+
 def test_underscores_and_hyphens_mean_the_same():
     assert parse_train(["debug", "--train.log-every", "3"]) == parse_train(["debug", "--train.log_every", "3"])
 
@@ -176,6 +208,7 @@ def test_the_configuration_beside_a_run_is_accepted_back(trained: Path, billiard
     [
         ("train debug --model.loop.mu 0", "model.loop.mu must be at least 1, got 0"),
         ("train debug --model.width 10 --model.heads 4", "must be a multiple of model.heads"),
+        ("train debug --size smal", "There is no model size 'smal'; did you mean 'small'?"),
         ("train debug --optim.lr -1", "optim.lr must be positive"),
         ("train --optim.lr 1 debug", "loopwm train debug ..."),
         ("train debug --data nowhere.h5", "There is no store at nowhere.h5; record one with"),
