@@ -118,7 +118,8 @@ class LoopedCore(nn.Module):
         for running in running_rows(loops):
             if running < len(h):
                 finished.append(h[running:])
-                h, e, held = h[:running], e[:running], held[:running]
+                # Copies, because a compiled update is compiled once more for views.
+                h, e, held = h[:running].clone(), e[:running].clone(), held[:running].clone()
             before, h = h, self.update(h, e, held)
             if residuals is not None:
                 residuals.append(relative_change(before, h, rows, order))
