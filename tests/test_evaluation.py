@@ -61,8 +61,9 @@ def test_everything_asked_for_is_measured_on_held_out_episodes(evaluations, bill
     kinds = [curve.kind for curve in looped.horizon]
     assert kinds == ["model", "floor", "control", "control", "control", "control"]
     assert all(len(curve.error) == 12 and set(curve.rmse) == {"position", "velocity"} for curve in looped.horizon)
-    assert looped.settling is not None and looped.retention is not None
-    assert stack.settling is None and stack.retention is None and len(stack.depth) == 1
+    assert looped.settling is not None and looped.retention is not None and looped.contraction is not None
+    assert (looped.contraction.n, looped.contraction.loops) == (64, 8)
+    assert stack.settling is None and stack.retention is None and stack.contraction is None and len(stack.depth) == 1
     assert looped.nonfinite == looped.stability.nonfinite == 0
     assert (looped.run.updates, looped.run.seed, looped.run.loops) == (6, 0, 2)
 

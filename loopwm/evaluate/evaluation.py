@@ -100,7 +100,7 @@ class Evaluation:
     Attributes:
         one_step: normalised one-step error at the default T. controls: the same of each control.
         task: reward and continue. depth: scores at every T. difficulty: one table per label.
-        horizon: open-loop curves. settling, retention: None for a stack.
+        horizon: open-loop curves. settling, contraction, retention: None for a stack.
         speed: of this run alone; compare runs with `compare`, which interleaves them.
         nonfinite: predicted numbers that were NaN or infinite in all measurements except `stability`.
         one_step_episodes: per-episode sums behind `one_step`. open_loop_episodes: of the open-loop error, all steps.
@@ -114,6 +114,7 @@ class Evaluation:
     difficulty: tuple[depth.DifficultyTable, ...]
     horizon: tuple[Curve, ...]
     settling: diagnostics.Settling | None
+    contraction: diagnostics.Contraction | None
     retention: diagnostics.RetentionSpread | None
     tokens: diagnostics.TokenHealth
     stability: diagnostics.Stability
@@ -224,6 +225,7 @@ def measure(
     stages.done()
     few = tile(columns, held_out, config.context, transitions=1000, seed=config.seed + 1)
     settling = diagnostics.settling(model, few, 4 * mu)
+    contraction = diagnostics.contraction(model, few, 4 * mu, seed=config.seed)
     tokens = diagnostics.token_health(model, few)
     stages.done()
     stability = diagnostics.stability(model, long, steps=config.stability_steps, seed=config.seed)
@@ -240,6 +242,7 @@ def measure(
         difficulty=tables,
         horizon=curves,
         settling=settling,
+        contraction=contraction,
         retention=diagnostics.retention_spread(model),
         tokens=tokens,
         stability=stability,

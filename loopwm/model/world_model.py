@@ -90,6 +90,15 @@ class WorldModel(nn.Module):
         self._check_trailing(observation, self.observation.shape, "observation")
         return self.encoder(self.normalise(observation))
 
+    def encode_action(self, action: Tensor) -> Tensor:
+        """u = U(a): (B, A) in environment units -> (B, 1, D).
+
+        Raises:
+            UserError: the action does not have the shape the model was trained on.
+        """
+        self._check_trailing(action, (self.action.stored_size,), "action")
+        return self.action_encoder((action - self.action_mean) / self.action_std)
+
     def step(
         self,
         h: Tensor,
@@ -108,9 +117,8 @@ class WorldModel(nn.Module):
             num_loops: T, for all rows or (B,) per row; mu when left out.
             trace: collects loops used, residuals and norms.
         """
-        self._check_trailing(action, (self.action.stored_size,), "action")
-        u = self.action_encoder((action - self.action_mean) / self.action_std)
-        return self.core(h, embedding, u, self.default_loops if num_loops is None else num_loops, trace)
+        loops = self.default_loops if num_loops is None else num_loops
+        return self.core(h, embedding, self.encode_action(action), loops, trace)
 
     def decode(self, h: Tensor) -> Prediction:
         """(o_{k+1}, r_k, c_k) from h_k (..., N, D), in environment units."""
