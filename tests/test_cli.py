@@ -25,6 +25,11 @@ from loopwm.train.checkpoint import load
 
 Run = Callable[..., tuple[int, str, str]]
 
+SMALL_EVALUATION = (
+    "--transitions 100 --horizon 5 --rollouts 4 --training-rollouts 50 --stability-steps 5 --resamples 20 "
+    "--speed.rounds 1 --speed.seconds 0.001 --device cpu"
+)
+
 
 @pytest.fixture
 def loopwm(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -310,6 +315,20 @@ def test_an_existing_run_is_not_overwritten(loopwm: Run, trained: Path, billiard
     assert_one_sentence(error)
     assert f"loopwm train --resume {trained}" in error
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_an_existing_evaluation_is_replaced_only_on_request(loopwm: Run, trained: Path):
+    small = SMALL_EVALUATION.split()
+    assert loopwm("evaluate", trained, *small)[0] == 0
+    before = (trained / "evaluation.json").read_bytes()
+    code, _, error = loopwm("evaluate", trained, *small, "--horizon", "6")
+    assert code == 2
+    assert_one_sentence(error)
+    assert f"{trained}/evaluation.json was made with horizon 5 instead of 6, and is not overwritten" in error
+    assert (trained / "evaluation.json").read_bytes() == before
+    code, out, _ = loopwm("evaluate", trained, *small, "--horizon", "6", "--overwrite")
+    assert code == 0 and "6 steps ahead" in out
+    assert loopwm("evaluate", trained, "--device", "cuda:77")[0] == 2
 
 
 def test_a_refusal_of_the_operating_system_is_exit_code_1(loopwm: Run, billiards_store: Path, tmp_path: Path):

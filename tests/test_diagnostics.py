@@ -236,4 +236,4 @@ def test_more_loops_take_longer_and_models_take_turns(billiards_columns):
     assert (quick_many.batch, quick_many.rounds) == (16, 3)
     assert quick_one.low <= quick_one.median <= quick_one.high
     assert quick_one.decoded_median > quick_one.median
-    assert "torch thread" in processor()
+    assert "torch thread" in processor(torch.device("cpu"))

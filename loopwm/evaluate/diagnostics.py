@@ -44,7 +44,7 @@ def settling(model: WorldModel, segments: Segments, loops: int) -> Settling | No
         return None
     trace = Trace()
     one_step(model, segments, loops, batch=len(segments), trace=trace)
-    residual = trace.residual.double().cpu().numpy()[:, segments.valid]
+    residual = trace.residual.cpu().double().numpy()[:, segments.valid]
     low, median, high = np.quantile(residual, (0.1, 0.5, 0.9), axis=1)
     before, after = residual[loops // 2 : -1], residual[loops // 2 + 1 :]
     factors = after[after > _ROUNDING] / before[after > _ROUNDING]
@@ -64,7 +64,7 @@ class Spread:
     @classmethod
     def of(cls, values: Tensor) -> Spread:
         """Of one value per state, (n,)."""
-        array = values.double().cpu().numpy()
+        array = values.cpu().double().numpy()
         return cls(*(float(value) for value in np.quantile(array, (0.1, 0.5, 0.9, 1.0))))
 
 
@@ -206,7 +206,8 @@ def token_health(model: WorldModel, segments: Segments) -> TokenHealth:
         observations, actions = (
             torch.as_tensor(array, device=model.device) for array in (segments.observations[:, :-1], segments.actions)
         )
-        h = model.observe(observations, actions)[torch.as_tensor(segments.valid, device=model.device)]
+        # Not every accelerator knows double precision; the processor does.
+        h = model.observe(observations, actions)[torch.as_tensor(segments.valid, device=model.device)].cpu()
         return TokenHealth(h.shape[1], float(token_correlation(h)), float(effective_rank(h)), len(h))
 
 
@@ -269,7 +270,7 @@ def stability(model: WorldModel, segments: Segments, *, steps: int, rollouts: in
             latents = model.imagine(actions, observation=start if h is None else None, h=h)
             h = latents[:, -1]
             prediction = model.decode(latents)
-            norm = latents.double().square().mean((-1, -2)).sqrt()
+            norm = latents.cpu().double().square().mean((-1, -2)).sqrt()
             decoded = np.abs(scorer.normalise(prediction.observation.cpu().numpy()))[..., scorer.changing]
             numbers = (latents, prediction.observation, prediction.reward, prediction.continue_logit)
             nonfinite += sum(int((~number.isfinite()).sum()) for number in numbers)

@@ -23,6 +23,7 @@ from loopwm.studies.demo import evaluate_once, record
 from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import RateChoice, pick_rates, with_system
 from loopwm.studies.throughput import Throughput, throughput
+from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import config_as_dict, versions
 
 LONG_SYSTEMS: tuple[System, ...] = ("looped", "stack-equal-flops")
@@ -165,7 +166,7 @@ def summary(
     return {
         "command": config.command,
         "versions": versions(),
-        "processor": processor(),
+        "processor": processor(resolve_device(base.train.device)),
         "seeds": list(config.seeds),
         "long_seeds": list(config.long_seeds),
         "stability_steps": config.stability_steps,

@@ -78,9 +78,8 @@ def record(settings: Preset, path: Path) -> Path:
 
 
 def evaluate_once(run: Path, settings: Preset) -> None:
-    """Evaluate a run unless just that was done."""
-    from loopwm.evaluate.evaluation import FILE, evaluate, read_evaluation
+    """Evaluate a run unless just that was done; an evaluation of other settings is replaced."""
+    from loopwm.evaluate.evaluation import evaluate
 
-    if not (run / FILE).is_file() or read_evaluation(run).config != settings.evaluation:
-        with TerminalProgress(f"evaluating {run.name}", "stage") as progress:
-            evaluate(run, config=settings.evaluation, progress=progress)
+    with TerminalProgress(f"evaluating {run.name}", "stage") as progress:
+        evaluate(run, config=settings.evaluation, progress=progress, existing="reuse")
