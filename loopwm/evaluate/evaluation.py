@@ -22,10 +22,10 @@ from loopwm.evaluate.rollout import StepErrors, control_errors, one_step, open_l
 from loopwm.evaluate.scores import Scorer
 from loopwm.evaluate.segments import Segments, rollouts, tile
 from loopwm.evaluate.speed import StepTime, processor, step_times
-from loopwm.files import write_json
+from loopwm.files import file_digest, write_json
 from loopwm.model.world_model import WorldModel
 from loopwm.progress import Progress, SilentProgress
-from loopwm.train.checkpoint import NAME, checkpoint_digest, load, read_checkpoint
+from loopwm.train.checkpoint import NAME, load, read_checkpoint
 from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import config_as_dict, read_config, versions
 
@@ -212,7 +212,7 @@ def run_info(run: Path, model: WorldModel, data: Path, columns: Columns, held_ou
         parameters=model.num_parameters(),
         flops=flops.total,
         flops_step=flops.step,
-        checkpoint=checkpoint_digest(run / NAME),
+        checkpoint=file_digest(run / NAME),
         device=str(model.device),
         world=columns.meta.world,
         data=str(data),

@@ -5,7 +5,6 @@ A single file replaced by a rename cannot be torn: whatever happens, the previou
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -147,12 +146,6 @@ def read_checkpoint(
         where = ".".join(str(part) for part in fault["loc"])
         raise UserError(f"{path} describes a model this loopwm cannot build: {where}: {fault['msg']}.") from error
     return Checkpoint(path, blueprint, tensors, header["state"])
-
-
-def checkpoint_digest(path: Path) -> str:
-    """32 hexadecimal digits that change when the checkpoint file does."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def load(run: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> WorldModel:
