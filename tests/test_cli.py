@@ -233,6 +233,22 @@ def test_bad_input_ends_with_one_sentence_and_exit_code_2(loopwm: Run, words: st
 
 
 @pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["evaluate", "no where"], "loopwm train billiards --run 'no where'"),
+        (["report", "no where"], "loopwm evaluate 'no where'"),
+        (["train", "--resume", "no where"], "loopwm train billiards --run 'no where'"),
+        (["train", "debug", "--data", "no where.h5"], "loopwm collect billiards --out 'no where.h5'"),
+    ],
+)
+def test_a_command_in_a_message_can_be_copied_as_it_stands(loopwm: Run, words: list[str], remedy: str):
+    code, _, error = loopwm(*words)
+    assert code == 2
+    assert_one_sentence(error)
+    assert error.endswith(f": {remedy}\n")
+
+
+@pytest.mark.parametrize(
     ("content", "expected"),
     [
         ("model: {widht: 3}", "there is no option 'model.widht'; did you mean 'model.width'?"),
@@ -313,7 +329,7 @@ def test_an_existing_run_is_not_overwritten(loopwm: Run, trained: Path, billiard
     code, _, error = loopwm("train", "debug", "--data", billiards_store, "--run", trained)
     assert code == 2
     assert_one_sentence(error)
-    assert f"loopwm train --resume {trained}" in error
+    assert error.endswith(f": loopwm train --resume {trained}\n")
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 

@@ -91,7 +91,8 @@ def trained(arguments: Train) -> TrainResult:
 def continued(run: Path) -> TrainResult:
     """The rest of an interrupted run."""
     if not (run / "config.yaml").is_file():
-        raise UserError(f"There is no interrupted run at {run}; start one with: loopwm train billiards --run {run}")
+        start = shlex.join(["loopwm", "train", "billiards", "--run", str(run)])
+        raise UserError(f"There is no interrupted run at {run}; start one with: {start}")
     from loopwm.train.trainer import resume
 
     with TerminalProgress("training", "update") as progress:

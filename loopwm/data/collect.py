@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import os
 import platform
+import shlex
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -100,7 +101,7 @@ def describe(world: World, config: CollectConfig, out: Path) -> StoreMeta:
         action=ActionSpec.from_gymnasium(env.action_space),
         label_names=world.labels,
         seed=config.seed,
-        command=f"loopwm collect {config.world} --out {out.name} --episodes {config.episodes} "
+        command=f"loopwm collect {config.world} --out {shlex.quote(out.name)} --episodes {config.episodes} "
         f"--max-steps {config.max_steps} --seed {config.seed}",
         versions={"python": platform.python_version()} | {name: _version(name) for name in packages},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -147,14 +148,13 @@ def read_evaluation(run: Path) -> Evaluation:
         UserError: there is none, or another version of loopwm wrote it.
     """
     path = Path(run) / FILE
+    again = shlex.join(["loopwm", "evaluate", str(run)])
     if not path.is_file():
-        raise UserError(f"{run} has not been evaluated; run: loopwm evaluate {run}")
+        raise UserError(f"{run} has not been evaluated; run: {again}")
     try:
         return TypeAdapter(Evaluation).validate_python(json.loads(path.read_text()))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not an evaluation this loopwm reads; run again: loopwm evaluate {run} --overwrite"
-        ) from error
+        raise UserError(f"{path} is not an evaluation this loopwm reads; run again: {again} --overwrite") from error
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def run_demo(name: str, out: Path) -> DemoResult:
     refuse_existing(out / JSON, "remove the folder or choose another one with --out")
     # A page without its numbers is what a demo leaves that was cut off while writing them.
     (out / HTML).unlink(missing_ok=True)
-    again = f"loopwm demo {name} --out {out}"
+    again = shlex.join(["loopwm", "demo", name, "--out", str(out)])
     data = record(settings, out / "billiards.h5")
     config = replace(settings.config, data=data)
     with TerminalProgress("choosing learning rates", "update") as progress:
