@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,11 +16,8 @@ import yaml
 
 from loopwm.cli import COMMANDS, main
 from loopwm.commands.demo import make_room
-from loopwm.commands.train import parse_train
 from loopwm.errors import UserError
-from loopwm.model.config import SIZES
 from loopwm.presets import PRESETS
-from loopwm.train.checkpoint import load
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -94,9 +90,19 @@ def test_every_command_explains_itself(loopwm: Run, command: str):
     assert "--help" in out
 
 
-@pytest.mark.parametrize(
-    "words", ["--help", "train --help", "train debg", "train debug --size smal", "evaluate --help", "trian"]
-)
+ANSWERED_AT_ONCE = [
+    "--help",
+    *(f"{command} --help" for command in COMMANDS),
+    "trian",
+    "train debg",
+    "train debug --size smal",
+    "evaluate --horizon 0 runs/x",
+    "collect --episodes 0",
+    "study --seeds --long-updates 0",
+]
+
+
+@pytest.mark.parametrize("words", ANSWERED_AT_ONCE)
 def test_help_and_mistakes_are_answered_without_importing_anything_heavy(words: str):
     program = (
         "import sys; from loopwm.cli import main\n"
@@ -151,58 +157,6 @@ def test_a_value_that_does_not_fit_its_option_is_refused(loopwm: Run, words: str
     code, _, error = loopwm(*words.split())
     assert code == 2
     assert expected in " ".join(error.replace("│", " ").split())
-
-
-# ---- options ----
-
-
-def test_the_command_line_beats_the_file_and_the_file_beats_the_preset(tmp_path: Path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("optim: {lr: 0.5, warmup: 1}\nmodel: {loop: {mu: 5}}\n")
-    settings = parse_train(["debug", "--config", str(file), "--optim.lr", "0.25"]).settings
-    debug = PRESETS["debug"].config
-    assert settings == replace(
-        debug,
-        optim=replace(debug.optim, lr=0.25, warmup=1),
-        model=replace(debug.model, loop=replace(debug.model.loop, mu=5)),
-    )
-
-
-def test_a_size_beats_the_preset_and_loses_to_the_file_and_the_command_line(tmp_path: Path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("model: {heads: 8}\n")
-    words = ["debug", "--size", "small", "--config", str(file), "--model.tokens", "5", "--model.loop.mu", "3"]
-    model = parse_train(words).settings.model
-    debug = PRESETS["debug"].config.model
-    assert model == replace(SIZES["small"], heads=8, tokens=5, loop=replace(debug.loop, mu=3))
-    assert parse_train(["debug", "--size=small"]).settings.model == replace(SIZES["small"], loop=debug.loop)
-
-
-def test_the_measured_preset_is_of_size_tiny():
-    assert parse_train(["billiards", "--size", "tiny"]).settings == parse_train(["billiards"]).settings
-
-
-def test_a_run_of_a_named_size_is_of_that_size(loopwm: Run, billiards_store: Path, tmp_path: Path):
-    words = ("--size", "nano", "--train.updates", "2", "--data", billiards_store, "--run", tmp_path / "run")
-    assert loopwm("train", "debug", *words)[0] == 0
-    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert settings["model"]["width"] == load(tmp_path / "run").config.width == SIZES["nano"].width
-
-
-def test_the_help_of_train_names_every_size(loopwm: Run):
-    _, out, _ = loopwm("train", "--help")
-    shown = " ".join(out.replace("│", " ").split())
-    for name, size in SIZES.items():
-        assert f"{name} (width {size.width})" in shown
-
-
-def test_underscores_and_hyphens_mean_the_same():
-    assert parse_train(["debug", "--train.log-every", "3"]) == parse_train(["debug", "--train.log_every", "3"])
-
-
-def test_the_configuration_beside_a_run_is_accepted_back(trained: Path, billiards_store: Path):
-    again = parse_train(["billiards", "--config", str(trained / "config.yaml")])
-    assert again.settings == replace(PRESETS["debug"].config, data=billiards_store)
 
 
 # ---- bad input ----

@@ -15,7 +15,8 @@ import pytest
 from loopwm.errors import UserError
 from loopwm.evaluate.evaluation import Evaluation, read_evaluation
 from loopwm.model.config import SYSTEMS
-from loopwm.studies.billiards import Runs, StudyConfig, run_study, worst_against_controls
+from loopwm.studies.billiards import Runs, run_study, worst_against_controls
+from loopwm.studies.config import StudyConfig
 from loopwm.studies.markdown import BEGIN, END, results_table, with_table
 
 ROOT = Path(__file__).parents[1]

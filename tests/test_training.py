@@ -248,7 +248,8 @@ def test_an_existing_run_is_not_overwritten(trained: Path, billiards_store: Path
 
 
 def test_another_recording_cannot_be_resumed_on(trained: Path, tmp_path: Path) -> None:
-    from loopwm.data.collect import CollectConfig, collect
+    from loopwm.data.collect import collect
+    from loopwm.data.config import CollectConfig
 
     collect(CollectConfig(episodes=30, workers=1, seed=99), tmp_path / "other.h5")
     trainer = Trainer(debug(tmp_path / "other.h5"), tmp_path)

@@ -3,7 +3,6 @@ short and a long training. Resumable: what is trained or evaluated is not done a
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Bootstrap, Interval
 from loopwm.evaluate.evaluation import EpisodeErrors, Evaluation, plain, read_evaluation
 from loopwm.evaluate.speed import processor
@@ -19,6 +17,7 @@ from loopwm.files import refuse_existing, write_json
 from loopwm.model.config import SYSTEMS, System
 from loopwm.presets import Preset, RunConfig, preset
 from loopwm.progress import Progress, TerminalProgress
+from loopwm.studies.config import StudyConfig
 from loopwm.studies.demo import evaluate_once, record
 from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import RateChoice, pick_rates, with_system
@@ -27,38 +26,6 @@ from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import config_as_dict, versions
 
 LONG_SYSTEMS: tuple[System, ...] = ("looped", "stack-equal-flops")
-
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """What is repeated, and how often."""
-
-    preset: str = "billiards"
-    """Starting point of every run."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Of weights, windows and depths; the recording is the same."""
-    long_updates: int = 5000
-    """Updates of the long training; 0 leaves it out."""
-    long_seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the long training."""
-    stability_steps: int = 10_000
-    """Imagined steps over which every number must stay finite."""
-    folder: Path = Path("runs/study")
-    """Where the recording and the runs go."""
-    out: Path = Path("runs/study/billiards.json")
-    """The result; `results/billiards.json` of this repository is a copy of it."""
-
-    @property
-    def command(self) -> str:
-        """What to type to get this result."""
-        words = ["loopwm", "study", "billiards", "--preset", self.preset, "--seeds", *map(str, self.seeds)]
-        words += ["--long-updates", str(self.long_updates), "--long-seeds", *map(str, self.long_seeds)]
-        words += ["--stability-steps", str(self.stability_steps), "--folder", str(self.folder), "--out", str(self.out)]
-        return shlex.join(words)
-
-    def __post_init__(self) -> None:
-        if not self.seeds or (self.long_updates and not self.long_seeds):
-            raise UserError("A study needs at least one seed; give --seeds and --long-seeds.")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def record(settings: Preset, path: Path) -> Path:
     Raises:
         UserError: another recording is there.
     """
-    from loopwm.data.collect import CollectConfig, collect
+    from loopwm.data.collect import collect
+    from loopwm.data.config import CollectConfig
     from loopwm.data.store import Store
 
     if path.exists():
