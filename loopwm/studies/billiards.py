@@ -72,7 +72,8 @@ def run_study(config: StudyConfig) -> Path:
     """
     refuse_existing(config.out, "move it away or choose another file with --out")
     settings = preset(config.preset)
-    base = replace(settings.config, data=record(settings, config.folder / "billiards.h5"))
+    data = record(settings, config.folder / "billiards.h5", config.recording_seed)
+    base = replace(settings.config, data=data)
     with TerminalProgress("choosing learning rates", "update") as progress:
         folder = config.folder / "rates"
         choices = pick_rates(base, folder, settings.rates, settings.rate_updates, progress, config.command)
@@ -141,6 +142,7 @@ def summary(
         "data": {
             "world": "billiards",
             "episodes": settings.episodes,
+            "recording_seed": config.recording_seed,
             "digest": short["looped"].evaluations[0].run.data_digest,
         },
         "learning_rates": {

@@ -56,8 +56,8 @@ def run_demo(name: str, out: Path) -> DemoResult:
     return DemoResult(report.html, report.json, tuple(line.text for line in report.lines))
 
 
-def record(settings: Preset, path: Path) -> Path:
-    """The recording at `path`, made if it is not there.
+def record(settings: Preset, path: Path, seed: int = 0) -> Path:
+    """The recording at `path`, made with `seed` if it is not there.
 
     Raises:
         UserError: another recording is there.
@@ -73,9 +73,13 @@ def record(settings: Preset, path: Path) -> Path:
                     f"{path} holds {store.num_episodes} episodes instead of {settings.episodes}; remove it or choose "
                     "another folder."
                 )
+            if store.meta.seed != seed:
+                raise UserError(
+                    f"{path} was recorded with seed {store.meta.seed} instead of {seed}; choose another folder."
+                )
     else:
         with TerminalProgress("recording", "episode") as progress, stopping_between_units(progress.advance) as advance:
-            collect(CollectConfig(episodes=settings.episodes), path, advance)
+            collect(CollectConfig(episodes=settings.episodes, seed=seed), path, advance)
     return path
 
 
