@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from loopwm.data.store import Store, write_store
 from loopwm.errors import LoopwmError, UserError
 from loopwm.model.config import SYSTEMS, ModelConfig
 from loopwm.model.world_model import WorldModel
@@ -301,6 +302,15 @@ def test_a_full_disk_leaves_the_previous_checkpoint_untouched(trained: Path, tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_recording_in_which_nothing_changes_is_refused(billiards_store: Path, tmp_path: Path) -> None:
+    with Store.open(billiards_store) as store:
+        episodes = [store.episode(index) for index in range(40)]
+        still = [replace(one, observations=one.observations * 0 + one.observations[0]) for one in episodes]
+        write_store(tmp_path / "still.h5", still, store.meta)
+    with pytest.raises(UserError, match=r"still\.h5 no feature of the observation ever changes"):
+        Trainer(debug(tmp_path / "still.h5"), tmp_path)
 
 
 def test_an_unknown_device_is_refused(billiards_store: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def unroll(model: WorldModel, windows: Windows, visible: Tensor, num_loops: Tens
 def window_loss(
     model: WorldModel, windows: Windows, latents: Tensor, config: LossConfig, reward_std: float
 ) -> LossTerms:
-    """Eq. 10, averaged over windows, steps and features.
+    """Eq. 10, averaged over windows, steps and the features that ever change, which are those that are scored.
 
     Args:
         latents: (B, K, N, D), one per transition of `windows`.
@@ -62,7 +62,8 @@ def window_loss(
     """
     prediction = model.decode(latents)
     target = model.normalise(windows.observations[:, 1:])
-    observation = (model.normalise(prediction.observation) - target).square().mean()
+    error = (model.normalise(prediction.observation) - target)[..., model.observation_changes]
+    observation = error.square().mean()
     reward = ((prediction.reward - windows.rewards) / reward_std).square().mean()
     continues = functional.binary_cross_entropy_with_logits(prediction.continue_logit, windows.continues)
     total = observation + config.reward * reward + config.continues * continues

@@ -127,6 +127,11 @@ class Trainer:
             train_episodes, validation_episodes = store.split("train"), store.split("validation")
             self.statistics = compute_statistics(columns, train_episodes)
             observation, action = store.meta.observation, store.meta.action
+        if not self.statistics.observation_changes.any():
+            raise UserError(
+                f"In the training episodes of {config.data} no feature of the observation ever changes, so there is "
+                "nothing to learn; record another world."
+            )
         self.sampler = WindowSampler(columns, train_episodes, config.train.seed)
         self.validation = all_windows(columns, validation_episodes, length=10, stride=10)
         torch.manual_seed(config.train.seed)
