@@ -1,8 +1,9 @@
-"""Writing without ever leaving a half-written file behind."""
+"""Writing without ever leaving a half-written file behind, and telling whether a file is still what was written."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -50,6 +51,12 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False)
     with atomic_write(path) as aside:
         aside.write_text(text + "\n")
+
+
+def file_digest(path: Path) -> str:
+    """32 hexadecimal digits that change when any byte of the file does."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def refuse_existing(path: Path, remedy: str) -> None:

@@ -1,4 +1,4 @@
-"""One configuration laid over another: preset < file < command line."""
+"""One configuration laid over another: preset < size < file < command line."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import settings
 
 from loopwm.data.cache import Columns, open_memmap
-from loopwm.data.collect import CollectConfig, collect
+from loopwm.data.collect import collect
+from loopwm.data.config import CollectConfig
 from loopwm.data.store import Store
 
 # A busy machine must not fail a property because one example took long.

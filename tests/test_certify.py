@@ -18,7 +18,6 @@ from torch import Tensor
 from loopwm.certify.bounds import Reach, attention_reach, boundedness, mlp_reach, update_parts
 from loopwm.certify.certificate import FILE, certify, check, claims_of
 from loopwm.certify.config import MeasureConfig
-from loopwm.certify.measured import growth
 from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.model.block import Block
@@ -244,26 +243,6 @@ def test_the_parts_of_the_certified_update_stay_in_their_reach() -> None:
     assert contraction(x).norm(dim=-1).max() <= branches["contraction"].norm
     assert (contraction(x).abs() <= branches["contraction"].channel).all()
     assert (core.B(normalised(core, x)).abs() <= held.channel + 1e-12).all()
-
-
-# ---- measured rates ----
-
-
-def test_the_measured_factor_is_the_spectral_radius_of_the_update() -> None:
-    core = make_model().core
-    assert isinstance(core, LoopedCore)
-    e = normalised(core, torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-    held = core.held_input(e)
-    phase = core.phases(torch.tensor([300]))
-    h = core.refine(torch.zeros_like(e), e, torch.full((3,), 300))
-    found = growth(core, h, e, held, MeasureConfig(iterations=400), phase)
-    for row in range(3):
-        parts = tuple(part[row : row + 1] for part in held)
-        one = e[row : row + 1]
-        jacobian = torch.func.jacrev(
-            lambda x, one=one, parts=parts: core.update(x.view(1, 4, 16), one, parts, phase).flatten()
-        )(h[row].flatten())
-        assert float(found[row]) == pytest.approx(float(torch.linalg.eigvals(jacobian).abs().max()), rel=0.02)
 
 
 # ---- certificates ----

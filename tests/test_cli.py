@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,11 +16,15 @@ import yaml
 
 from loopwm.cli import COMMANDS, main
 from loopwm.commands.demo import make_room
-from loopwm.commands.train import parse_train
 from loopwm.errors import UserError
 from loopwm.presets import PRESETS
 
 Run = Callable[..., tuple[int, str, str]]
+
+SMALL_EVALUATION = (
+    "--transitions 100 --horizon 5 --rollouts 4 --training-rollouts 50 --stability-steps 5 --resamples 20 "
+    "--speed.rounds 1 --speed.seconds 0.001 --device cpu"
+)
 
 
 @pytest.fixture
@@ -87,7 +90,19 @@ def test_every_command_explains_itself(loopwm: Run, command: str):
     assert "--help" in out
 
 
-@pytest.mark.parametrize("words", ["--help", "train --help", "train debg", "evaluate --help", "trian"])
+ANSWERED_AT_ONCE = [
+    "--help",
+    *(f"{command} --help" for command in COMMANDS),
+    "trian",
+    "train debg",
+    "train debug --size smal",
+    "evaluate --horizon 0 runs/x",
+    "collect --episodes 0",
+    "study --seeds --long-updates 0",
+]
+
+
+@pytest.mark.parametrize("words", ANSWERED_AT_ONCE)
 def test_help_and_mistakes_are_answered_without_importing_anything_heavy(words: str):
     program = (
         "import sys; from loopwm.cli import main\n"
@@ -144,30 +159,6 @@ def test_a_value_that_does_not_fit_its_option_is_refused(loopwm: Run, words: str
     assert expected in " ".join(error.replace("│", " ").split())
 
 
-# ---- options ----
-
-
-def test_the_command_line_beats_the_file_and_the_file_beats_the_preset(tmp_path: Path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("optim: {lr: 0.5, warmup: 1}\nmodel: {loop: {mu: 5}}\n")
-    settings = parse_train(["debug", "--config", str(file), "--optim.lr", "0.25"]).settings
-    debug = PRESETS["debug"].config
-    assert settings == replace(
-        debug,
-        optim=replace(debug.optim, lr=0.25, warmup=1),
-        model=replace(debug.model, loop=replace(debug.model.loop, mu=5)),
-    )
-
-
-def test_underscores_and_hyphens_mean_the_same():
-    assert parse_train(["debug", "--train.log-every", "3"]) == parse_train(["debug", "--train.log_every", "3"])
-
-
-def test_the_configuration_beside_a_run_is_accepted_back(trained: Path, billiards_store: Path):
-    again = parse_train(["billiards", "--config", str(trained / "config.yaml")])
-    assert again.settings == replace(PRESETS["debug"].config, data=billiards_store)
-
-
 # ---- bad input ----
 
 
@@ -176,6 +167,7 @@ def test_the_configuration_beside_a_run_is_accepted_back(trained: Path, billiard
     [
         ("train debug --model.loop.mu 0", "model.loop.mu must be at least 1, got 0"),
         ("train debug --model.width 10 --model.heads 4", "must be a multiple of model.heads"),
+        ("train debug --size smal", "There is no model size 'smal'; did you mean 'small'?"),
         ("train debug --optim.lr -1", "optim.lr must be positive"),
         ("train --optim.lr 1 debug", "loopwm train debug ..."),
         ("train debug --data nowhere.h5", "There is no store at nowhere.h5; record one with"),
@@ -192,6 +184,22 @@ def test_bad_input_ends_with_one_sentence_and_exit_code_2(loopwm: Run, words: st
     assert_one_sentence(error)
     assert expected in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["evaluate", "no where"], "loopwm train billiards --run 'no where'"),
+        (["report", "no where"], "loopwm evaluate 'no where'"),
+        (["train", "--resume", "no where"], "loopwm train billiards --run 'no where'"),
+        (["train", "debug", "--data", "no where.h5"], "loopwm collect billiards --out 'no where.h5'"),
+    ],
+)
+def test_a_command_in_a_message_can_be_copied_as_it_stands(loopwm: Run, words: list[str], remedy: str):
+    code, _, error = loopwm(*words)
+    assert code == 2
+    assert_one_sentence(error)
+    assert error.endswith(f": {remedy}\n")
 
 
 @pytest.mark.parametrize(
@@ -275,8 +283,22 @@ def test_an_existing_run_is_not_overwritten(loopwm: Run, trained: Path, billiard
     code, _, error = loopwm("train", "debug", "--data", billiards_store, "--run", trained)
     assert code == 2
     assert_one_sentence(error)
-    assert f"loopwm train --resume {trained}" in error
+    assert error.endswith(f": loopwm train --resume {trained}\n")
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_an_existing_evaluation_is_replaced_only_on_request(loopwm: Run, trained: Path):
+    small = SMALL_EVALUATION.split()
+    assert loopwm("evaluate", trained, *small)[0] == 0
+    before = (trained / "evaluation.json").read_bytes()
+    code, _, error = loopwm("evaluate", trained, *small, "--horizon", "6")
+    assert code == 2
+    assert_one_sentence(error)
+    assert f"{trained}/evaluation.json was made with horizon 5 instead of 6, and is not overwritten" in error
+    assert (trained / "evaluation.json").read_bytes() == before
+    code, out, _ = loopwm("evaluate", trained, *small, "--horizon", "6", "--overwrite")
+    assert code == 0 and "6 steps ahead" in out
+    assert loopwm("evaluate", trained, "--device", "cuda:77")[0] == 2
 
 
 def test_a_refusal_of_the_operating_system_is_exit_code_1(loopwm: Run, billiards_store: Path, tmp_path: Path):

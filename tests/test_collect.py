@@ -15,7 +15,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from loopwm.data.collect import CollectConfig, collect, episode_seed
+from loopwm.data.collect import collect, episode_seed
+from loopwm.data.config import CollectConfig
 from loopwm.data.store import Store
 from loopwm.envs import registry
 from loopwm.envs.physics.billiards import Billiards
@@ -178,7 +179,8 @@ def test_a_worker_that_dies_is_an_error_and_leaves_nothing_behind(tmp_path: Path
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from loopwm.data.collect import CollectConfig, collect
+from loopwm.data.collect import collect
+from loopwm.data.config import CollectConfig
 from loopwm.errors import LoopwmError
 
 if __name__ == "__main__":
@@ -205,7 +207,8 @@ def test_a_disk_that_fills_up_stops_the_workers_with_one_sentence(tmp_path: Path
 LONG_RECORDING = """
 import sys
 from pathlib import Path
-from loopwm.data.collect import CollectConfig, collect
+from loopwm.data.collect import collect
+from loopwm.data.config import CollectConfig
 
 def show(done, total):
     if done == 1:

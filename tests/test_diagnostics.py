@@ -11,7 +11,9 @@ import torch
 from loopwm.data.statistics import compute_statistics
 from loopwm.evaluate.config import SpeedConfig
 from loopwm.evaluate.diagnostics import (
+    contraction,
     effective_rank,
+    jacobian_gains,
     retention_spread,
     settling,
     stability,
@@ -123,6 +125,80 @@ def test_the_settling_rate_is_the_retention_of_a_loop_that_only_retains(billiard
     assert found.rate == pytest.approx(0.5, rel=0.02)
 
 
+def perturbed(billiards_columns, retention: Literal["zoh", "euler"]) -> tuple[WorldModel, LoopedCore]:
+    """A tiny model in double precision, away from its initialisation, at which a = 0 and B = 1."""
+    torch.manual_seed(1)
+    meta = billiards_columns.meta
+    config = ModelConfig(width=8, heads=2, loop=LoopConfig(mu=2, retention=retention))
+    statistics = compute_statistics(billiards_columns, np.arange(40))
+    model = WorldModel(config, meta.observation, meta.action, statistics).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    assert isinstance(model.core, LoopedCore)
+    return model, model.core
+
+
+@pytest.mark.parametrize("retention", ["zoh", "euler"])
+@pytest.mark.parametrize("length", [1, 3])
+def test_contraction_is_that_of_the_explicit_jacobian(billiards_columns, retention, length):
+    model, core = perturbed(billiards_columns, retention)
+    few = tile(billiards_columns, np.arange(3), length, transitions=6)
+    found = contraction(model, few, 7, states=100, iterations=600)
+    assert found is not None
+    norms, radii = [], []
+    for row, column in np.argwhere(few.valid):
+        # The same state again, alone, by the verbs of the model.
+        upto = torch.tensor(few.observations[row, :column])[None], torch.tensor(few.actions[row, :column])[None]
+        with torch.no_grad():
+            h = model.observe(*upto)[:, -1] if column else model.initial(1)
+            embedding = model.encode(torch.tensor(few.observations[row, column])[None])
+            e = core.prelude(h, embedding, model.encode_action(torch.tensor(few.actions[row, column])[None]))
+            held, h = core.held_input(e), core.start(torch.zeros_like(e), e)
+            for loop in range(7):
+                h = core.moved(h, e, held, torch.tensor([loop]))
+        phase = core.phases(torch.tensor([7]))
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x, e=e, held=held, phase=phase: core.update(x, e, held, phase), h
+        )
+        assert isinstance(jacobian, torch.Tensor)
+        square = jacobian.reshape(h.numel(), h.numel())
+        norms.append(float(torch.linalg.matrix_norm(square, 2)))
+        radii.append(float(torch.linalg.eigvals(square).abs().max()))
+    assert (found.loops, found.n) == (7, len(norms))
+    assert found.expanding == sum(radius >= 1 for radius in radii)
+    for spread, values, tolerance in ((found.norm, norms, 1e-3), (found.radius, radii, 5e-3)):
+        expected = np.quantile(values, (0.1, 0.5, 0.9, 1.0))
+        assert (spread.low, spread.median, spread.high, spread.largest) == pytest.approx(expected, rel=tolerance)
+    # Norm and radius are different things here, so taking one for the other would be noticed.
+    assert found.norm.median > 1.04 * found.radius.median
+
+
+def test_a_loop_that_only_retains_contracts_by_its_retention(billiards_columns, segments):
+    model = make(billiards_columns)
+    assert isinstance(model.core, LoopedCore)
+    with torch.no_grad():
+        for part in model.core.block.modules():
+            if isinstance(part, torch.nn.Linear):
+                part.weight.zero_()
+    found = contraction(model, segments, 6, states=5)
+    assert found is not None
+    for spread in (found.norm, found.radius):
+        assert (spread.low, spread.median, spread.high, spread.largest) == pytest.approx([0.5] * 4, rel=1e-4)
+    assert (found.n, found.expanding) == (5, 0)
+
+
+def test_norm_and_radius_of_known_linear_maps():
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    shear = torch.tensor([[0.5, 3.0], [0.0, 0.5]], dtype=torch.float64)
+    # A rotation has no real eigenvector to settle on; a shear stretches by far more than it does in the long run.
+    maps = torch.stack([1.2 * turn, 0.9 * turn, torch.diag(torch.tensor([0.3, -0.7]).double()), shear, 0 * turn])
+    h = torch.zeros(5, 1, 2, dtype=torch.float64)
+    norm, radius = jacobian_gains(lambda x: x @ maps.mT, h, torch.Generator().manual_seed(0), iterations=400)
+    assert norm.tolist() == pytest.approx([1.2, 0.9, 0.7, float(torch.linalg.matrix_norm(shear, 2)), 0.0])
+    assert radius.tolist() == pytest.approx([1.2, 0.9, 0.7, 0.5, 0.0], rel=0.01)
+
+
 def test_abar_starts_where_it_was_asked_to(billiards_columns):
     found = retention_spread(make(billiards_columns))
     assert found is not None
@@ -132,6 +208,7 @@ def test_abar_starts_where_it_was_asked_to(billiards_columns):
 def test_a_stack_has_no_loop_to_look_into(billiards_columns, segments):
     stack = make(billiards_columns, "stack-equal-flops")
     assert settling(stack, segments, 8) is None
+    assert contraction(stack, segments, 8) is None
     assert retention_spread(stack) is None
     assert token_health(stack, segments).tokens == 6
 
@@ -171,4 +248,4 @@ def test_more_loops_take_longer_and_models_take_turns(billiards_columns):
     assert (quick_many.batch, quick_many.rounds) == (16, 3)
     assert quick_one.low <= quick_one.median <= quick_one.high
     assert quick_one.decoded_median > quick_one.median
-    assert "torch thread" in processor()
+    assert "torch thread" in processor(torch.device("cpu"))

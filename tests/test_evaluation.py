@@ -18,6 +18,8 @@ from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
 from loopwm.evaluate.evaluation import FILE, Evaluation, evaluate, plain, read_evaluation
 from loopwm.model.config import System
 from loopwm.presets import PRESETS
+from loopwm.train.checkpoint import NAME, read_checkpoint, save_checkpoint
+from loopwm.train.hardware import resolve_device
 from loopwm.train.trainer import train
 
 SPEED = SpeedConfig(batches=(1, 8), rounds=2, seconds=0.001)
@@ -61,8 +63,9 @@ def test_everything_asked_for_is_measured_on_held_out_episodes(evaluations, bill
     kinds = [curve.kind for curve in looped.horizon]
     assert kinds == ["model", "floor", "control", "control", "control", "control"]
     assert all(len(curve.error) == 12 and set(curve.rmse) == {"position", "velocity"} for curve in looped.horizon)
-    assert looped.settling is not None and looped.retention is not None
-    assert stack.settling is None and stack.retention is None and len(stack.depth) == 1
+    assert looped.settling is not None and looped.retention is not None and looped.contraction is not None
+    assert (looped.contraction.n, looped.contraction.loops) == (64, 8)
+    assert stack.settling is None and stack.retention is None and stack.contraction is None and len(stack.depth) == 1
     assert looped.nonfinite == looped.stability.nonfinite == 0
     assert (looped.run.updates, looped.run.seed, looped.run.loops) == (6, 0, 2)
 
@@ -92,8 +95,73 @@ def test_the_file_gives_back_what_was_measured(runs, evaluations):
 
 
 def test_evaluating_twice_gives_the_same_numbers(runs, evaluations):
-    again = evaluate(runs[0], config=SMALL)
+    again = evaluate(runs[0], config=SMALL, existing="replace")
     assert plain(replace(again, speed=())) == plain(replace(evaluations[0], speed=()))
+
+
+@pytest.fixture
+def evaluated(runs, evaluations, tmp_path) -> Path:
+    """A copy of an evaluated run."""
+    return Path(shutil.copytree(runs[0], tmp_path / "looped"))
+
+
+def test_the_same_evaluation_is_not_made_again_unasked(evaluated):
+    before = (evaluated / FILE).stat().st_mtime_ns
+    with pytest.raises(UserError, match=r"evaluation\.json holds just this evaluation, .* add --overwrite"):
+        evaluate(evaluated, config=SMALL)
+    assert plain(evaluate(evaluated, config=SMALL, existing="reuse")) == plain(read_evaluation(evaluated))
+    assert (evaluated / FILE).stat().st_mtime_ns == before
+    evaluate(evaluated, config=SMALL, existing="replace")
+    assert (evaluated / FILE).stat().st_mtime_ns > before
+
+
+def test_an_evaluation_of_other_settings_is_not_lost_unasked(evaluated):
+    other = replace(SMALL, horizon=9, training_rollouts=200, speed=replace(SPEED, rounds=1))
+    before = (evaluated / FILE).read_bytes()
+    said = (
+        "was made with horizon 12 instead of 9, with training-rollouts 300 instead of 200, with speed.rounds 2 instead"
+    )
+    with pytest.raises(UserError, match=said):
+        evaluate(evaluated, config=other)
+    assert (evaluated / FILE).read_bytes() == before
+    assert evaluate(evaluated, config=other, existing="reuse").config == other == read_evaluation(evaluated).config
+
+
+def test_an_evaluation_of_another_checkpoint_is_neither_lost_nor_taken_for_the_present_one(evaluated):
+    stored = read_checkpoint(evaluated / NAME)
+    moved = {name: value + 0.01 if name.endswith("weight") else value for name, value in stored.tensors.items()}
+    save_checkpoint(evaluated / NAME, stored.blueprint, moved, stored.state)
+    before = read_evaluation(evaluated)
+    with pytest.raises(UserError, match="was made from another checkpoint, and is not overwritten"):
+        evaluate(evaluated, config=SMALL)
+    again = evaluate(evaluated, config=SMALL, existing="reuse")
+    assert again.one_step.mean != pytest.approx(before.one_step.mean, rel=1e-4)
+    assert again.run.checkpoint != before.run.checkpoint
+
+
+def test_an_evaluation_of_another_recording_is_told_apart(evaluated, tmp_path, billiards_store):
+    with Store.open(billiards_store) as store:
+        episodes = [store.episode(index) for index in range(50)]
+        write_store(tmp_path / "fewer.h5", episodes, store.meta)
+    with pytest.raises(UserError, match="was made on another recording, and is not overwritten"):
+        evaluate(evaluated, tmp_path / "fewer.h5", SMALL)
+
+
+def test_an_evaluation_that_cannot_be_read_is_not_lost_unasked(evaluated):
+    (evaluated / FILE).write_text('{"one_step": "of another version"}')
+    with pytest.raises(UserError, match=r"not an evaluation this loopwm reads, and is not overwritten; .*--overwrite"):
+        evaluate(evaluated, config=SMALL)
+    assert (evaluated / FILE).read_text() == '{"one_step": "of another version"}'
+    evaluate(evaluated, config=SMALL, existing="reuse")
+    assert read_evaluation(evaluated).config == SMALL
+
+
+def test_a_device_that_is_not_there_is_refused(runs, evaluations):
+    assert evaluations[0].run.device == str(resolve_device("auto"))
+    with pytest.raises(UserError, match="Device 'cuda:77' is not available here"):
+        evaluate(runs[0], config=SMALL, device="cuda:77")
+    with pytest.raises(UserError, match="Device 'cuda:77' is not available here"):
+        compare(runs, SPEED, device="cuda:77")
 
 
 def test_numbers_that_are_not_finite_survive_the_file(tmp_path, evaluations):
@@ -140,7 +208,7 @@ def test_a_run_that_was_not_evaluated_is_named_with_the_remedy(tmp_path):
 @pytest.mark.parametrize("text", ["{", "{}", '{"run": 3}', "\x00\xff"])
 def test_a_damaged_evaluation_is_refused(tmp_path, text):
     (tmp_path / FILE).write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match="not an evaluation this loopwm reads"):
+    with pytest.raises(UserError, match=r"not an evaluation this loopwm reads; .*loopwm evaluate \S+ --overwrite$"):
         read_evaluation(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from loopwm.data.collect import collect
+from loopwm.data.config import CollectConfig
 from loopwm.errors import LoopwmError, UserError
 from loopwm.presets import RunConfig, preset
 from loopwm.progress import SilentProgress
@@ -57,6 +60,16 @@ def test_a_folder_with_another_run_in_it_is_refused(billiards_store: Path, tmp_p
     other = Job(job.run, with_system(job.config, "looped", 1e-3))
     with pytest.raises(UserError, match="holds a run with other settings"):
         train_all([other], SilentProgress(), again="")
+
+
+def test_a_finished_run_on_another_recording_is_refused(billiards_store: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copy(billiards_store, tmp_path / "data.h5"))
+    job = Job(tmp_path / "run", debug(data))
+    train_all([job], SilentProgress(), again="")
+    data.unlink()
+    collect(CollectConfig(episodes=60, workers=1, seed=8), data)
+    with pytest.raises(UserError, match=r"was trained on another recording than .*data\.h5"):
+        train_all([job], SilentProgress(), again="")
 
 
 def test_a_rate_that_diverges_is_not_picked_and_stops_nobody(billiards_store: Path, tmp_path: Path) -> None:

@@ -43,8 +43,9 @@ def test_the_loss_compares_h_k_with_the_observation_that_follows_a_k(model: Worl
         for k in range(5):
             prediction = model.decode(latents[b, k])
             error = (prediction.observation - windows.observations[b, k + 1]) / model.observation_std
-            # x, y, vx, vy; the cue flag never changes and is not scored either.
-            observation += float(error[:, :4].square().mean()) / 80
+            # x, y, vx, vy of every disc; which disc is the cue never changes.
+            error = error[:, :4]
+            observation += float(error.square().mean()) / 80
             reward += float((prediction.reward - windows.rewards[b, k]) / std) ** 2 / 80
             probability, flag = float(prediction.continue_probability), float(windows.continues[b, k])
             continues -= float(torch.tensor(probability if flag else 1 - probability).log()) / 80
@@ -54,6 +55,18 @@ def test_the_loss_compares_h_k_with_the_observation_that_follows_a_k(model: Worl
     assert float(terms.total) == pytest.approx(observation + 0.3 * reward + 0.7 * continues, rel=1e-4)
     shifted = replace(windows, observations=windows.observations.roll(1, dims=1))
     assert abs(float(window_loss(model, shifted, latents, config, std).observation) - observation) > 0.01
+
+
+def test_features_that_never_change_cost_nothing(model: WorldModel, windows: Windows) -> None:
+    latents = model.observe(windows.observations[:, :-1], windows.actions)
+    before = window_loss(model, windows, latents, LossConfig(), 1.0)
+    tampered = windows.observations.clone()
+    tampered[..., 4] += 10
+    relabelled = window_loss(model, replace(windows, observations=tampered), latents, LossConfig(), 1.0)
+    assert float(relabelled.total) == float(before.total)
+    tampered[..., 3] += 10
+    moved = window_loss(model, replace(windows, observations=tampered), latents, LossConfig(), 1.0)
+    assert float(moved.observation) > 2 * float(before.observation)
 
 
 def test_showing_everything_is_observing_and_showing_only_the_start_is_imagining(

@@ -169,6 +169,18 @@ def test_all_systems_stand_in_one_table(page, evaluations):
     assert "equal-parameter stack" in table and "equal-FLOP stack" in table
 
 
+def test_the_contraction_is_shown_and_called_measured_not_proved(page, written, evaluations):
+    (found,) = (one.contraction for one in evaluations if one.contraction is not None)
+    table = page[page.index("Contraction: spectral norm") : page.index("Effective rank of the tokens")]
+    assert f"<td>{number(found.norm.median)}<small>" in table and f"<td>{number(found.radius.median)}<small>" in table
+    assert f"1 or more: {found.expanding} of 64" in table
+    text = " ".join(page[page.index("<dt>Contraction</dt>") :].split())
+    assert "measured by power iteration, not proved" in text
+    stored = json.loads(written.json.read_text())["evaluations"]
+    assert stored[0]["contraction"]["radius"]["median"] == found.radius.median
+    assert [one["contraction"] for one in stored[1:]] == [None, None]
+
+
 def test_the_page_says_where_its_numbers_come_from(page, evaluations):
     for text in (evaluations[0].run.data_digest, "loopwm report a b &amp; c", "torch 2.", "optim.lr", "model.loop.mu"):
         assert text in page

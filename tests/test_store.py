@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopwm.data.cache import open_memmap
 from loopwm.data.episode import Episode
 from loopwm.data.store import Store, StoreMeta, write_store
 from loopwm.envs.physics.billiards import Billiards
@@ -363,45 +362,6 @@ def test_a_disk_that_takes_no_more_is_reported_and_leaves_nothing_behind(tmp_pat
     assert done.stderr.startswith("1 Could not write") and "free some space" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_memory_map_holds_the_columns_of_the_store(toy: Path):
-    with Store.open(toy) as store:
-        columns = open_memmap(store)
-        assert isinstance(columns.observation.base, np.memmap)
-        np.testing.assert_array_equal(columns.observation, store.read("observation"))
-        np.testing.assert_array_equal(columns.action, store.read("action"))
-        np.testing.assert_array_equal(columns.reward, store.read("reward"))
-        np.testing.assert_array_equal(columns.continues, store.read("continue"))
-        np.testing.assert_array_equal(columns.labels["effort"], store.read("label/effort"))
-        assert (columns.digest, columns.meta) == (store.digest, store.meta)
-
-
-def cache_of(path: Path) -> Path:
-    return path.with_name(path.name + ".cache")
-
-
-def test_the_memory_map_is_reused_until_the_store_changes(toy: Path):
-    def opened() -> tuple[int, float]:
-        with Store.open(toy) as store:
-            columns = open_memmap(store)
-        (folder,) = cache_of(toy).iterdir()
-        return (folder / "reward.npy").stat().st_mtime_ns, float(columns.reward[0])
-
-    first = opened()
-    assert opened() == first
-    with h5py.File(toy, "r+") as file:
-        put("reward", 0, 123.0)(file)
-    changed = opened()
-    assert changed[0] != first[0]
-    assert changed[1] == 123.0
-
-
-def test_columns_are_held_in_memory_where_nothing_can_be_written(toy: Path):
-    cache_of(toy).write_text("a file where the folder should go")
-    with Store.open(toy) as store:
-        columns = open_memmap(store)
-        np.testing.assert_array_equal(columns.observation, store.read("observation"))
 
 
 def test_an_episode_that_is_not_there_is_an_error(toy: Path):

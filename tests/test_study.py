@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loopwm.data.collect import collect
+from loopwm.data.config import CollectConfig
+from loopwm.data.store import Store
 from loopwm.errors import UserError
 from loopwm.evaluate.evaluation import Evaluation, read_evaluation
 from loopwm.model.config import SYSTEMS
-from loopwm.studies.billiards import Runs, StudyConfig, run_study, worst_against_controls
+from loopwm.studies.billiards import Runs, run_study, worst_against_controls
+from loopwm.studies.config import StudyConfig
 from loopwm.studies.markdown import BEGIN, END, results_table, with_table
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +29,13 @@ ROOT = Path(__file__).parents[1]
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("study")
     config = StudyConfig(
-        preset="debug", seeds=(0, 1), long_updates=25, long_seeds=(0,), stability_steps=30, folder=folder / "runs"
+        preset="debug",
+        seeds=(0, 1),
+        recording_seed=5,
+        long_updates=25,
+        long_seeds=(0,),
+        stability_steps=30,
+        folder=folder / "runs",
     )
     config = replace(config, out=folder / "result.json")
     run_study(config)
@@ -87,6 +97,18 @@ def test_a_finished_study_is_not_done_again(study: tuple[StudyConfig, dict]) -> 
     assert before == {path: path.stat().st_mtime_ns for path in config.folder.rglob("checkpoint.safetensors")}
     again = json.loads((config.folder / "again.json").read_text())
     assert again["intervals"] == result["intervals"]
+
+
+def test_the_recording_is_the_one_of_its_seed(study: tuple[StudyConfig, dict], tmp_path: Path) -> None:
+    config, result = study
+    collect(CollectConfig(episodes=60, seed=5), tmp_path / "again.h5")
+    with Store.open(tmp_path / "again.h5") as store:
+        assert result["data"] == {"world": "billiards", "episodes": 60, "recording_seed": 5, "digest": store.digest}
+    assert "--recording-seed 5" in result["command"]
+    with pytest.raises(UserError, match=r"billiards\.h5 was recorded with seed 5 instead of 0; choose another folder"):
+        run_study(replace(config, recording_seed=0, out=tmp_path / "other.json"))
+    with pytest.raises(UserError, match="must not be negative"):
+        replace(config, recording_seed=-1)
 
 
 def test_the_table_shows_the_figures(study: tuple[StudyConfig, dict]) -> None:

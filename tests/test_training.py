@@ -17,13 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from loopwm.data.store import Store, write_store
 from loopwm.errors import LoopwmError, UserError
 from loopwm.model.certified import CertifiedCore
-from loopwm.model.config import CERTIFIED_LOOP, ModelConfig
+from loopwm.model.config import CERTIFIED_LOOP, SYSTEMS, ModelConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig, preset
 from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint
 from loopwm.train.config import OptimConfig
+from loopwm.train.hardware import has_bfloat16
 from loopwm.train.journal import read_config, read_log
 from loopwm.train.optimiser import Average, adamw, learning_rate, parameter_groups, set_rate
 from loopwm.train.trainer import Trainer, finished, resume, train
@@ -69,6 +71,38 @@ def test_training_reduces_the_error_and_logs_every_term(billiards_store: Path, t
     assert finished(tmp_path / "run") == result
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_training_in_other_precisions_reduces_the_error_too(
+    billiards_store: Path, tmp_path: Path, precision: str
+) -> None:
+    run = tmp_path / "run"
+    result = train(debug(billiards_store, updates=200, batch=32, log_every=1, precision=precision), run)
+    losses = [line for line in read_log(run) if "loss" in line]
+    assert len(losses) == 200 and all(math.isfinite(value) for line in losses for value in line.values())
+    assert losses[-1]["observation"] < 0.6 * losses[0]["observation"]
+    assert result.skipped == 0 and all(math.isfinite(error) for error in result.validation.values())
+    info = json.loads((run / "info.json").read_text())
+    if precision == "auto" and has_bfloat16(torch.device("cpu")):
+        seconds = info["precision_seconds"]
+        wanted = "bfloat16" if seconds["bfloat16"] < 0.95 * seconds["float32"] else "float32"
+    else:
+        wanted = "float32" if precision == "auto" else precision
+    assert info["precision"] == wanted
+
+
+@pytest.mark.slow
+def test_bfloat16_rounds_the_products_and_not_the_weights(billiards_store: Path, tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        train(debug(billiards_store, updates=5, log_every=1, precision=precision), tmp_path / precision)
+        losses[precision] = [line["loss"] for line in read_log(tmp_path / precision) if "loss" in line]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert losses["bfloat16"] != pytest.approx(losses["float32"], rel=1e-5)
+    weights = {name: value.dtype for name, value in tensors(tmp_path / "bfloat16").items() if name.startswith("model.")}
+    assert {dtype for name, dtype in weights.items() if name.endswith("weight")} == {torch.float32}
+
+
 def test_a_loaded_run_predicts_what_the_trainer_averaged(trained: Path) -> None:
     model = load(trained)
     stored = read_checkpoint(trained / NAME).part("ema")
@@ -97,15 +131,19 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_others(
 # ---- interruption ----
 
 
-def start(run: Path, store: Path, updates: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "loopwm", "train", "debug", "--run", str(run), "--data", str(store)]
-    command += ["--train.updates", str(updates), "--train.checkpoint-every", "0.05", "--train.log-every", "1"]
+def start(run: Path, store: Path, updates: int, *options: str) -> subprocess.Popen[str]:
+    words = ["debug", "--run", str(run), "--data", str(store), "--train.updates", str(updates)]
+    return command("train", *words, "--train.checkpoint-every", "0.05", "--train.log-every", "1", *options)
+
+
+def command(*words: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    words = (sys.executable, "-m", "loopwm", *words)
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def wait_until_update(run: Path, update: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
+def wait_until_update(run: Path, update: int, process: subprocess.Popen[str], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         if (run / NAME).is_file() and any(line["update"] >= update for line in read_log(run)):
             return
@@ -153,6 +191,29 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(
     assert_same_tensors(run, trained)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("system", "precision"), [*((system, "float32") for system in SYSTEMS), ("looped", "bfloat16")]
+)
+def test_resume_of_a_compiled_run_is_bit_exact(
+    billiards_store: Path, tmp_path: Path, system: str, precision: str
+) -> None:
+    """Each part in a process of its own, so that none profits from what another has compiled."""
+    run, whole = tmp_path / "killed", tmp_path / "whole"
+    options = ("--train.compile", "--model.system", system, "--train.precision", precision)
+    process = start(run, billiards_store, 300, *options)
+    wait_until_update(run, 40, process, seconds=300)
+    process.kill()
+    process.communicate()
+    if not json.loads((run / "info.json").read_text())["compiled"]:
+        pytest.skip("torch cannot compile here")
+    assert 0 < read_checkpoint(run / NAME).state["update"] < 300
+    for going_on in (command("train", "--resume", str(run)), start(whole, billiards_store, 300, *options)):
+        _, errors = going_on.communicate()
+        assert going_on.returncode == 0, errors
+    assert_same_tensors(run, whole)
+
+
 # ---- bad numbers ----
 
 
@@ -189,7 +250,8 @@ def test_an_existing_run_is_not_overwritten(trained: Path, billiards_store: Path
 
 
 def test_another_recording_cannot_be_resumed_on(trained: Path, tmp_path: Path) -> None:
-    from loopwm.data.collect import CollectConfig, collect
+    from loopwm.data.collect import collect
+    from loopwm.data.config import CollectConfig
 
     collect(CollectConfig(episodes=30, workers=1, seed=99), tmp_path / "other.h5")
     trainer = Trainer(debug(tmp_path / "other.h5"), tmp_path)
@@ -241,6 +303,15 @@ def test_a_full_disk_leaves_the_previous_checkpoint_untouched(trained: Path, tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_recording_in_which_nothing_changes_is_refused(billiards_store: Path, tmp_path: Path) -> None:
+    with Store.open(billiards_store) as store:
+        episodes = [store.episode(index) for index in range(40)]
+        still = [replace(one, observations=one.observations * 0 + one.observations[0]) for one in episodes]
+        write_store(tmp_path / "still.h5", still, store.meta)
+    with pytest.raises(UserError, match=r"still\.h5 no feature of the observation ever changes"):
+        Trainer(debug(tmp_path / "still.h5"), tmp_path)
 
 
 def test_an_unknown_device_is_refused(billiards_store: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,18 +69,27 @@ def some(
 def test_named_sizes_have_the_documented_parameter_counts(
     size: str, looped: int, equal_params: int, equal_flops: int
 ) -> None:
-    counts = [make(sized(size, system)).num_parameters() for system in SYSTEMS]
+    counts = [make(sized(size, ModelConfig(system=system))).num_parameters() for system in SYSTEMS]
     assert counts == [looped, equal_params, equal_flops]
+    documented = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    assert f"| `{size}` | {SIZES[size].width} |" in documented and f"| {looped:,} |" in documented
+
+
+def test_a_size_leaves_the_loop_and_the_system_as_they_are() -> None:
+    base = ModelConfig(system="stack-equal-flops", width=16, heads=2, mlp_ratio=2, loop=LoopConfig(mu=3, abar=0.5))
+    assert sized("base", base) == replace(SIZES["base"], system="stack-equal-flops", loop=base.loop)
 
 
 def test_an_unknown_size_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="nano, tiny, small, base"):
         sized("huge")
+    with pytest.raises(UserError, match="did you mean 'small'"):
+        sized("smal")
 
 
 @pytest.mark.parametrize("size", list(SIZES))
 def test_the_stacks_match_what_they_are_named_after(size: str) -> None:
-    looped, params, flops = (make(sized(size, system)) for system in SYSTEMS)
+    looped, params, flops = (make(sized(size, ModelConfig(system=system))) for system in SYSTEMS)
     assert abs(params.num_parameters() / looped.num_parameters() - 1) < 0.01
     assert abs(flops.flops().step / looped.flops().step - 1) < 0.02
     assert looped.num_parameters() <= 0.30 * flops.num_parameters()

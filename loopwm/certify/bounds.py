@@ -65,6 +65,7 @@ def boundedness(model: WorldModel, observed: float = OBSERVED) -> Boundedness:
     core = model.core
     with torch.no_grad():
         if not isinstance(core, LoopedCore):
+            assert isinstance(core.prelude.norm, nn.RMSNorm)
             return Boundedness(float(normalised(core.prelude.norm).max()))
         carried = normalised(core.norm_out)
         e = input_reach(model, observed)

@@ -6,11 +6,11 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from loopwm.certify.config import MeasureConfig
+from loopwm.evaluate.diagnostics import jacobian_gains
 from loopwm.evaluate.segments import Segments
-from loopwm.model.core import Held, LoopedCore
+from loopwm.model.core import LoopedCore
 from loopwm.model.world_model import WorldModel
 
 
@@ -46,13 +46,14 @@ def measured_rate(model: WorldModel, segments: Segments, config: MeasureConfig) 
     with torch.no_grad():
         observation = torch.as_tensor(segments.observations[:, 0]).to(model.observation_mean)
         action = torch.as_tensor(segments.actions[:, 0]).to(model.observation_mean)
-        u = model.action_encoder((action - model.action_mean) / model.action_std)
+        u = model.encode_action(action)
         e = core.prelude(model.initial(len(segments)), model.encode(observation), u)
         held = core.held_input(e)
         phase = core.phases(torch.tensor([loops]))
         h = core.refine(core.start(torch.zeros_like(e), e), e, torch.full((len(e),), loops))
         residual = (core.update(h, e, held, phase) - h).flatten(1).norm(dim=1) / h.flatten(1).norm(dim=1)
-        factors = growth(core, h, e, held, config, phase)
+    draws = torch.Generator().manual_seed(config.seed)
+    _, factors = jacobian_gains(lambda x: core.update(x, e, held, phase), h, draws, config.iterations)
     return MeasuredRate(
         float(factors.median()),
         float(factors.max()),
@@ -60,20 +61,3 @@ def measured_rate(model: WorldModel, segments: Segments, config: MeasureConfig) 
         len(factors),
         loops,
     )
-
-
-def growth(
-    core: LoopedCore, h: Tensor, e: Tensor, held: Held, config: MeasureConfig, phase: Tensor | None = None
-) -> Tensor:
-    """Mean factor by which a small difference from h grows per loop, over the later half of the iterations: (B,)."""
-    draws = torch.Generator().manual_seed(config.seed)
-    change = torch.randn(h.shape, generator=draws, dtype=h.dtype)
-    # In float64 a central difference of this size is exact to about nine digits.
-    size = 1e-6 * h.flatten(1).norm(dim=1)[:, None, None]
-    logs = []
-    for _ in range(config.iterations):
-        change = size * change / change.flatten(1).norm(dim=1)[:, None, None]
-        change = (core.update(h + change, e, held, phase) - core.update(h - change, e, held, phase)) / (2 * size)
-        logs.append(change.flatten(1).norm(dim=1).log())
-    # A complex pair of eigenvalues makes single factors swing around their mean.
-    return torch.stack(logs[len(logs) // 2 :]).mean(0).exp()

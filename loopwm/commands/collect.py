@@ -10,8 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from loopwm.commands.arguments import parse
-from loopwm.data.collect import CollectConfig, collect
-from loopwm.data.store import Store
+from loopwm.data.config import CollectConfig
 from loopwm.interrupts import stopping_between_units
 from loopwm.progress import TerminalProgress
 
@@ -33,6 +32,10 @@ def main(words: list[str]) -> None:
     arguments = parse(Collect, words, "collect")
     config = CollectConfig(**{one.name: getattr(arguments, one.name) for one in fields(CollectConfig)})
     out = arguments.out or Path("data") / f"{config.world}.h5"
+    # Imported here because the engines take a while, and mistakes in the options are answered before.
+    from loopwm.data.collect import collect
+    from loopwm.data.store import Store
+
     with TerminalProgress("recording", "episode") as progress, stopping_between_units(progress.advance) as advance:
         collect(config, out, advance)
     with Store.open(out) as store:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from loopwm.commands.arguments import parse
 from loopwm.evaluate.config import EvaluateConfig
@@ -27,6 +27,10 @@ class Evaluate:
     settings: Annotated[EvaluateConfig, arg(name="")] = field(default_factory=EvaluateConfig)
     data: Annotated[Path | None, arg(metavar="FILE")] = None
     """The recording; the one the run was trained on when left out."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    overwrite: Annotated[bool, FlagCreatePairsOff] = False
+    """Replace the evaluation that the run folder holds already."""
 
 
 def main(words: list[str]) -> None:
@@ -36,7 +40,14 @@ def main(words: list[str]) -> None:
     from loopwm.evaluate.evaluation import FILE, evaluate
 
     with TerminalProgress("evaluating", "stage") as progress:
-        result = evaluate(arguments.run, arguments.data, arguments.settings, progress)
+        result = evaluate(
+            arguments.run,
+            arguments.data,
+            arguments.settings,
+            progress,
+            device=arguments.device,
+            existing="replace" if arguments.overwrite else "refuse",
+        )
     print(table(result))
     print(f"every number: {arguments.run / FILE}")
     print(f"next: loopwm report {shlex.quote(str(arguments.run))}")

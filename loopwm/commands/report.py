@@ -23,6 +23,8 @@ class Report:
     """Run folders."""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/report")
     """Where the two files go."""
+    device: str = "auto"
+    """Where the time of a step is measured: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
 
 
 def main(words: list[str]) -> None:
@@ -32,7 +34,8 @@ def main(words: list[str]) -> None:
         raise UserError("There is nothing to report on; name one or more run folders: loopwm report RUN [RUN ...]")
     from loopwm.evaluate.report import write_report
 
-    report = write_report(arguments.runs, arguments.out, shlex.join(["loopwm", "report", *words]))
+    again = shlex.join(["loopwm", "report", *words])
+    report = write_report(arguments.runs, arguments.out, again, device=arguments.device)
     for line in report.lines:
         print(f"  - {line.text}")
     print(f"report: {report.html}\nevery number: {report.json}")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from loopwm.commands.arguments import parse
-from loopwm.studies.billiards import StudyConfig, run_study
+from loopwm.studies.config import StudyConfig
 
 
 @dataclass(frozen=True)
@@ -23,4 +23,8 @@ class Study:
 
 def main(words: list[str]) -> None:
     """Parse, measure, print."""
-    print(f"Written: {run_study(parse(Study, words, 'study').settings)}")
+    settings = parse(Study, words, "study").settings
+    # Imported here because torch takes seconds, and mistakes in the options are answered before.
+    from loopwm.studies.billiards import run_study
+
+    print(f"Written: {run_study(settings)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from loopwm.commands.arguments import leading, parse, value_of, wants_help
 from loopwm.errors import UserError
+from loopwm.model.config import SIZES, sized
 from loopwm.overlay import overlay
 from loopwm.presets import PRESETS, RunConfig, preset
 from loopwm.progress import TerminalProgress, duration
@@ -18,17 +19,23 @@ from loopwm.progress import TerminalProgress, duration
 if TYPE_CHECKING:
     from loopwm.train.trainer import TrainResult
 
+SIZES_IN_WORDS = ", ".join(f"{name} (width {size.width})" for name, size in SIZES.items())
+
 
 @dataclass(frozen=True)
 class Train:
     """Train a world model on recorded episodes and keep everything about it in one folder.
 
-    The preset is the starting point, the file given with --config changes it, and the options below change both."""
+    The preset is the starting point. A size given with --size changes how large its model is, the file given with
+    --config changes both, and the options below change all of it."""
 
     preset: Annotated[Positional[str], arg(metavar="[PRESET]", help=f"One of {', '.join(PRESETS)}.")]
     settings: Annotated[RunConfig, arg(name="")]
     run: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """The new run folder; runs/PRESET when left out."""
+    size: Annotated[
+        str | None, arg(metavar="NAME", help=f"Size of the model: {SIZES_IN_WORDS}; the preset's own when left out.")
+    ] = None
     config: Annotated[Path | None, arg(metavar="FILE")] = None
     """YAML file with some or all of the options, such as the config.yaml of another run."""
     resume: Annotated[Path | None, arg(metavar="FOLDER")] = None
@@ -57,10 +64,12 @@ def main(words: list[str]) -> None:
 
 
 def parse_train(words: list[str]) -> Train:
-    """Preset < file < command line."""
+    """Preset < size < file < command line."""
     name = leading(words, "billiards")
     settings = preset(name).config
-    file = value_of("--config", words)
+    size, file = value_of("--size", words), value_of("--config", words)
+    if size is not None:
+        settings = replace(settings, model=sized(size, settings.model))
     if file is not None:
         settings = overlay(settings, Path(file))
     arguments = parse(Train, words, "train", Train(name, settings))
@@ -82,7 +91,8 @@ def trained(arguments: Train) -> TrainResult:
 def continued(run: Path) -> TrainResult:
     """The rest of an interrupted run."""
     if not (run / "config.yaml").is_file():
-        raise UserError(f"There is no interrupted run at {run}; start one with: loopwm train billiards --run {run}")
+        start = shlex.join(["loopwm", "train", "billiards", "--run", str(run)])
+        raise UserError(f"There is no interrupted run at {run}; start one with: {start}")
     from loopwm.train.trainer import resume
 
     with TerminalProgress("training", "update") as progress:

@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from loopwm.data.store import Store, StoreMeta
+from loopwm.files import file_digest
+
+MANIFEST = "store.json"
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,14 @@ class Columns:
 def open_memmap(store: Store) -> Columns:
     """The store's columns, mapped from `<store>.cache/<digest>/`, which is built when it is not there.
 
-    A store whose content changed has another digest, so a stale cache is never read (and is removed). Where the
-    folder cannot be written (read-only, full), the columns are held in memory instead.
+    A store whose content changed has another digest, so a stale cache is never read (and is removed). A cache that is
+    truncated or otherwise damaged does not match its checksums, and is built again. Where the folder cannot be written
+    (read-only, full), the columns are held in memory instead.
     """
     names = tuple(store.meta.column_shapes())
     folder = store.path.with_name(store.path.name + ".cache") / store.digest
     try:
-        if not folder.is_dir():
+        if not _intact(folder, names):
             _build(store, names, folder)
         # np.asarray drops the memmap subclass, whose bookkeeping makes every indexing slower.
         arrays = {name: np.asarray(np.load(folder / _file(name), mmap_mode="r")) for name in names}
@@ -73,13 +77,28 @@ def _file(name: str) -> str:
     return name.replace("/", ".") + ".npy"
 
 
+def _intact(folder: Path, names: tuple[str, ...]) -> bool:
+    """Whether every column is there and holds what was written."""
+    try:
+        written = json.loads((folder / MANIFEST).read_text())["checksums"]
+        return all(file_digest(folder / _file(name)) == written[name] for name in names)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _build(store: Store, names: tuple[str, ...], folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    damaged = aside.with_name(aside.name.replace("building", "damaged"))
     try:
         for name in names:
             np.save(aside / _file(name), store.read(name))
-        (aside / "store.json").write_text(json.dumps({"digest": store.digest, "store": store.path.name}) + "\n")
+        checksums = {name: file_digest(aside / _file(name)) for name in names}
+        manifest = {"digest": store.digest, "store": store.path.name, "checksums": checksums}
+        (aside / MANIFEST).write_text(json.dumps(manifest) + "\n")
+        if folder.is_dir() and not _intact(folder, names):
+            # Moved away in one step, so that nobody finds half of it.
+            os.rename(folder, damaged)
         try:
             os.rename(aside, folder)
         except OSError:
@@ -88,6 +107,7 @@ def _build(store: Store, names: tuple[str, ...], folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(damaged, ignore_errors=True)
     for other in folder.parent.iterdir():
         if other.name != folder.name and not other.name.startswith("."):
             shutil.rmtree(other, ignore_errors=True)

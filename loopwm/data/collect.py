@@ -8,17 +8,18 @@ import itertools
 import multiprocessing
 import os
 import platform
+import shlex
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 
+from loopwm.data.config import CollectConfig
 from loopwm.data.episode import Episode
 from loopwm.data.store import StoreMeta, write_store
 from loopwm.envs.registry import World, find_world
@@ -28,34 +29,6 @@ from loopwm.interrupts import end_with_parent
 from loopwm.spaces import ActionSpec, ObservationSpec
 
 _EPISODES_PER_TASK = 16
-
-
-@dataclass(frozen=True)
-class CollectConfig:
-    """What to record.
-
-    Attributes:
-        world: name of a world.
-        episodes: how many.
-        max_steps: transitions after which an episode is cut short.
-        workers: recording processes; 0 takes one per core. The recording does not depend on it.
-        seed: the recording is a function of the seed, the world and max_steps.
-    """
-
-    world: str = "billiards"
-    episodes: int = 4000
-    max_steps: int = 60
-    workers: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1 or self.max_steps < 1:
-            raise UserError(
-                f"Recording needs at least 1 episode of at least 1 step, got episodes={self.episodes} and "
-                f"max_steps={self.max_steps}."
-            )
-        if self.workers < 0 or self.seed < 0:
-            raise UserError(f"workers and seed must not be negative, got {self.workers} and {self.seed}.")
 
 
 def collect(config: CollectConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> StoreMeta:
@@ -100,7 +73,7 @@ def describe(world: World, config: CollectConfig, out: Path) -> StoreMeta:
         action=ActionSpec.from_gymnasium(env.action_space),
         label_names=world.labels,
         seed=config.seed,
-        command=f"loopwm collect {config.world} --out {out.name} --episodes {config.episodes} "
+        command=f"loopwm collect {config.world} --out {shlex.quote(out.name)} --episodes {config.episodes} "
         f"--max-steps {config.max_steps} --seed {config.seed}",
         versions={"python": platform.python_version()} | {name: _version(name) for name in packages},
     )

@@ -14,6 +14,7 @@ import hashlib
 import io
 import itertools
 import json
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -208,7 +209,9 @@ class Store:
         """
         path = Path(path)
         if not path.exists():
-            raise UserError(f"There is no store at {path}; record one with: loopwm collect billiards --out {path}")
+            raise UserError(
+                f"There is no store at {path}; record one with: loopwm collect billiards --out {shlex.quote(str(path))}"
+            )
         try:
             file = h5py.File(path, "r")
         except OSError as error:

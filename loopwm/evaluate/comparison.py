@@ -12,6 +12,7 @@ from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
 from loopwm.evaluate.evaluation import EpisodeErrors, Evaluation, read_evaluation
 from loopwm.evaluate.speed import StepTime, processor, step_times
 from loopwm.train.checkpoint import load
+from loopwm.train.hardware import resolve_device
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,20 @@ class Comparison:
     processor: str
 
 
-def compare(runs: list[Path], speed: SpeedConfig | None = None) -> Comparison:
+def compare(runs: list[Path], speed: SpeedConfig | None = None, device: str = "auto") -> Comparison:
     """Compare evaluated runs; the leading one is compared with every other.
 
+    Args:
+        device: where speed is measured.
+
     Raises:
-        UserError: a run that was not evaluated.
+        UserError: a run that was not evaluated, or no such device.
     """
+    where = resolve_device(device)
     evaluations = [read_evaluation(run) for run in runs]
     pairs = tuple(paired(evaluations[0], other) for other in evaluations[1:])
-    times = step_times([load(run) for run in runs], speed)
-    return Comparison(pairs, tuple(times), processor())
+    times = step_times([load(run, device=where) for run in runs], speed)
+    return Comparison(pairs, tuple(times), processor(where))
 
 
 def paired(run: Evaluation, reference: Evaluation) -> Paired:

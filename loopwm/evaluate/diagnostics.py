@@ -1,7 +1,8 @@
-"""Is the loop alive and well: does it settle, is it used, do tokens collapse, does a very long rollout stay bounded."""
+"""Is the loop alive and well: does it settle, does it contract, do tokens collapse, do long rollouts stay bounded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,12 +44,124 @@ def settling(model: WorldModel, segments: Segments, loops: int) -> Settling | No
         return None
     trace = Trace()
     one_step(model, segments, loops, batch=len(segments), trace=trace)
-    residual = trace.residual.double().cpu().numpy()[:, segments.valid]
+    residual = trace.residual.cpu().double().numpy()[:, segments.valid]
     low, median, high = np.quantile(residual, (0.1, 0.5, 0.9), axis=1)
     before, after = residual[loops // 2 : -1], residual[loops // 2 + 1 :]
     factors = after[after > _ROUNDING] / before[after > _ROUNDING]
     rate = float(np.median(factors)) if factors.size else float("nan")
     return Settling(tuple(low.tolist()), tuple(median.tolist()), tuple(high.tolist()), rate, residual.shape[1])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """10%, 50% and 90% over states, and the largest value."""
+
+    low: float
+    median: float
+    high: float
+    largest: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Spread:
+        """Of one value per state, (n,)."""
+        array = values.cpu().double().numpy()
+        return cls(*(float(value) for value in np.quantile(array, (0.1, 0.5, 0.9, 1.0))))
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """The Jacobian of one loop in h at h^(T), of test states.
+
+    Power iteration approaches the norm from below, and no state says anything about another: this is measured where it
+    was measured, and a proof of nothing.
+
+    Attributes:
+        norm: spectral norm, the largest factor by which one loop stretches a small difference of the latent.
+        radius: spectral radius, the factor per loop by which a small difference fades, or grows, in the long run. A
+            latent that has settled attracts its neighbours where this is below 1, even if the norm is above 1.
+        expanding: states with a radius of 1 or more.
+        loops: T. n: states.
+    """
+
+    norm: Spread
+    radius: Spread
+    expanding: int
+    loops: int
+    n: int
+
+
+def contraction(
+    model: WorldModel, segments: Segments, loops: int, *, states: int = 64, iterations: int = 100, seed: int = 0
+) -> Contraction | None:
+    """Contraction of one whole update after `loops` loops, at `states` observed steps; None for a stack."""
+    core = model.core
+    if not isinstance(core, LoopedCore):
+        return None
+    # No inference mode: what is made in it can never be differentiated.
+    with torch.no_grad():
+        h, e = settled_states(model, core, segments, loops, states, seed)
+        held, phase = core.held_input(e), core.phases(torch.tensor([loops]))
+    draws = torch.Generator().manual_seed(seed)
+    norm, radius = jacobian_gains(lambda x: core.update(x, e, held, phase), h, draws, iterations)
+    return Contraction(Spread.of(norm), Spread.of(radius), int((radius >= 1).sum()), loops, len(h))
+
+
+def settled_states(
+    model: WorldModel, core: LoopedCore, segments: Segments, loops: int, states: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """h^(T) and e, each (n, N, D), of at most `states` steps, drawn evenly from the valid ones of `segments`."""
+    observations, actions = (
+        torch.as_tensor(array, device=model.device) for array in (segments.observations[:, :-1], segments.actions)
+    )
+    carried = model.observe(observations, actions)
+    before = torch.cat([model.initial(len(segments))[:, None], carried[:, :-1]], dim=1)
+    real = np.flatnonzero(segments.valid)
+    chosen = np.sort(np.random.default_rng(seed).choice(real, min(states, len(real)), replace=False))
+    rows = torch.as_tensor(chosen, device=model.device)
+    h, observation, action = (tensor.flatten(0, 1)[rows] for tensor in (before, observations, actions))
+    e = core.prelude(h, model.encode(observation), model.encode_action(action))
+    return core.refine(core.start(h, e), e, torch.full((len(e),), loops)), e
+
+
+def jacobian_gains(
+    update: Callable[[Tensor], Tensor], h: Tensor, draws: torch.Generator, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Spectral norm and radius (n,) of J = d update / d h at every h (n, N, D), by power iteration, never forming J.
+
+    The norm iterates v -> J^T J v. The radius iterates v -> J v and takes the mean growth of the later half, because a
+    pair of complex eigenvalues turns v for ever.
+    """
+    x = h.detach().requires_grad_()
+    u = torch.zeros_like(x, requires_grad=True)
+    with torch.enable_grad():
+        y = update(x)
+        # J^T u is linear in u, and its derivative in u, applied to v, is J v.
+        (pulled,) = torch.autograd.grad(y, x, u, create_graph=True)
+
+    def push(v: Tensor) -> Tensor:
+        return torch.autograd.grad(pulled, u, v, retain_graph=True)[0]
+
+    def pull(v: Tensor) -> Tensor:
+        return torch.autograd.grad(y, x, v, retain_graph=True)[0]
+
+    start = torch.randn(h.shape, generator=draws).to(h)
+    v, _ = normalised(start)
+    norm = v.new_zeros(len(h))
+    for _ in range(iterations // 2):
+        pushed, norm = normalised(push(v))
+        v, _ = normalised(pull(pushed))
+    v, growth = start, []
+    for _ in range(iterations):
+        v, gain = normalised(push(v))
+        growth.append(gain.log())
+    radius = torch.stack(growth[iterations // 2 :]).mean(0).exp()
+    return norm, radius
+
+
+def normalised(v: Tensor) -> tuple[Tensor, Tensor]:
+    """v (n, N, D) scaled to length 1 per row, and the lengths (n,) it had."""
+    length = v.flatten(1).norm(dim=1)
+    return v / length.clamp(min=torch.finfo(v.dtype).tiny)[:, None, None], length
 
 
 @dataclass(frozen=True)
@@ -92,7 +205,8 @@ def token_health(model: WorldModel, segments: Segments) -> TokenHealth:
         observations, actions = (
             torch.as_tensor(array, device=model.device) for array in (segments.observations[:, :-1], segments.actions)
         )
-        h = model.observe(observations, actions)[torch.as_tensor(segments.valid, device=model.device)]
+        # Not every accelerator knows double precision; the processor does.
+        h = model.observe(observations, actions)[torch.as_tensor(segments.valid, device=model.device)].cpu()
         return TokenHealth(h.shape[1], float(token_correlation(h)), float(effective_rank(h)), len(h))
 
 
@@ -155,7 +269,7 @@ def stability(model: WorldModel, segments: Segments, *, steps: int, rollouts: in
             latents = model.imagine(actions, observation=start if h is None else None, h=h)
             h = latents[:, -1]
             prediction = model.decode(latents)
-            norm = latents.double().square().mean((-1, -2)).sqrt()
+            norm = latents.cpu().double().square().mean((-1, -2)).sqrt()
             decoded = np.abs(scorer.normalise(prediction.observation.cpu().numpy()))[..., scorer.changing]
             numbers = (latents, prediction.observation, prediction.reward, prediction.continue_logit)
             nonfinite += sum(int((~number.isfinite()).sum()) for number in numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +23,20 @@ from loopwm.evaluate.rollout import StepErrors, control_errors, one_step, open_l
 from loopwm.evaluate.scores import Scorer
 from loopwm.evaluate.segments import Segments, rollouts, tile
 from loopwm.evaluate.speed import StepTime, processor, step_times
-from loopwm.files import write_json
+from loopwm.files import file_digest, write_json
 from loopwm.model.world_model import WorldModel
 from loopwm.progress import Progress, SilentProgress
 from loopwm.train.checkpoint import NAME, load, read_checkpoint
+from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import config_as_dict, read_config, versions
 
 FILE = "evaluation.json"
+
+_REMEDY = "move it away, or add --overwrite to replace it."
+
+Existing = Literal["refuse", "reuse", "replace"]
+"""What becomes of an evaluation that is there already: `refuse` measures nothing and says why, `reuse` gives it back if
+it is the one asked for and replaces it otherwise, `replace` replaces it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class RunInfo:
         name: name of the run folder. system: what kind of core. updates: made so far.
         loops: T used where nothing else is said: mu, or 1 for a stack.
         flops: operations of one environment step: encode, step at T, decode. flops_step: the step alone.
+        checkpoint: digest of the checkpoint. device: where it was evaluated.
         data, data_digest: the recording evaluated on. episodes, transitions: how much of it was in the split.
         config: the run's whole configuration.
     """
@@ -52,6 +61,8 @@ class RunInfo:
     parameters: int
     flops: int
     flops_step: int
+    checkpoint: str
+    device: str
     world: str
     data: str
     data_digest: str
@@ -100,7 +111,7 @@ class Evaluation:
     Attributes:
         one_step: normalised one-step error at the default T. controls: the same of each control.
         task: reward and continue. depth: scores at every T. difficulty: one table per label.
-        horizon: open-loop curves. settling, retention: None for a stack.
+        horizon: open-loop curves. settling, contraction, retention: None for a stack.
         speed: of this run alone; compare runs with `compare`, which interleaves them.
         nonfinite: predicted numbers that were NaN or infinite in all measurements except `stability`.
         one_step_episodes: per-episode sums behind `one_step`. open_loop_episodes: of the open-loop error, all steps.
@@ -114,6 +125,7 @@ class Evaluation:
     difficulty: tuple[depth.DifficultyTable, ...]
     horizon: tuple[Curve, ...]
     settling: diagnostics.Settling | None
+    contraction: diagnostics.Contraction | None
     retention: diagnostics.RetentionSpread | None
     tokens: diagnostics.TokenHealth
     stability: diagnostics.Stability
@@ -136,41 +148,61 @@ def read_evaluation(run: Path) -> Evaluation:
         UserError: there is none, or another version of loopwm wrote it.
     """
     path = Path(run) / FILE
+    again = shlex.join(["loopwm", "evaluate", str(run)])
     if not path.is_file():
-        raise UserError(f"{run} has not been evaluated; run: loopwm evaluate {run}")
+        raise UserError(f"{run} has not been evaluated; run: {again}")
     try:
         return TypeAdapter(Evaluation).validate_python(json.loads(path.read_text()))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not an evaluation this loopwm reads; run again: loopwm evaluate {run}") from error
+        raise UserError(f"{path} is not an evaluation this loopwm reads; run again: {again} --overwrite") from error
 
 
 def evaluate(
-    run: Path, data: Path | None = None, config: EvaluateConfig | None = None, progress: Progress | None = None
+    run: Path,
+    data: Path | None = None,
+    config: EvaluateConfig | None = None,
+    progress: Progress | None = None,
+    *,
+    device: str = "auto",
+    existing: Existing = "refuse",
 ) -> Evaluation:
     """Measure a run on held-out episodes and write RUN/evaluation.json.
 
     Args:
         run: a trained run folder.
         data: the recording; the one the run was trained on when None.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        existing: what becomes of an evaluation that is there already.
 
     Raises:
-        UserError: no run there, no data, too few episodes, or data of another shape than the model's.
+        UserError: no run there, no data, too few episodes, data of another shape than the model's, no such device, or
+            an evaluation that is not to be replaced.
     """
     run, config = Path(run), config or EvaluateConfig()
-    model = load(run)
-    settings = read_config(run / "config.yaml")
-    with Store.open(data or settings.data) as store:
+    model = load(run, device=resolve_device(device))
+    data = data or read_config(run / "config.yaml").data
+    with Store.open(data) as store:
         columns = open_memmap(store)
-        splits = store.split(config.split), store.split("train")
+        held_out, training = store.split(config.split), store.split("train")
     _check_spaces(model, columns, run)
-    held_out, training = splits
     if not len(held_out) or not len(training):
         raise UserError(
-            f"{data or settings.data} has {len(held_out)} {config.split} episodes to measure on and {len(training)} "
-            "train episodes to fit the controls on, and needs at least one of each; record more."
+            f"{data} has {len(held_out)} {config.split} episodes to measure on and {len(training)} train episodes to "
+            "fit the controls on, and needs at least one of each; record more."
         )
-    flops = model.flops()
-    info = RunInfo(
+    info = run_info(run, model, data, columns, held_out)
+    kept = None if existing == "replace" else _kept(run, info, config, reuse=existing == "reuse")
+    if kept is not None:
+        return kept
+    result = measure(model, columns, held_out, training, info, config, progress)
+    result.save(run / FILE)
+    return result
+
+
+def run_info(run: Path, model: WorldModel, data: Path, columns: Columns, held_out: np.ndarray) -> RunInfo:
+    """What is about to be evaluated: `model`, the one of `run`, on the episodes `held_out` of the recording `data`."""
+    settings, flops = read_config(run / "config.yaml"), model.flops()
+    return RunInfo(
         name=run.name,
         system=settings.model.system,
         seed=settings.train.seed,
@@ -180,17 +212,59 @@ def evaluate(
         parameters=model.num_parameters(),
         flops=flops.total,
         flops_step=flops.step,
+        checkpoint=file_digest(run / NAME),
+        device=str(model.device),
         world=columns.meta.world,
-        data=str(data or settings.data),
+        data=str(data),
         data_digest=columns.digest,
         episodes=len(held_out),
         transitions=int(columns.ep_len[held_out].sum()),
         versions=versions(),
         config=config_as_dict(settings),
     )
-    result = measure(model, columns, held_out, training, info, config, progress)
-    result.save(run / FILE)
-    return result
+
+
+def _kept(run: Path, info: RunInfo, config: EvaluateConfig, reuse: bool) -> Evaluation | None:
+    """The stored evaluation if it may be reused and is the one asked for; None if there is room to measure.
+
+    Raises:
+        UserError: there is one, and `reuse` does not say that it belongs to the caller.
+    """
+    path = run / FILE
+    if not path.is_file():
+        return None
+    try:
+        found = read_evaluation(run)
+    except UserError as error:
+        if reuse:
+            return None
+        raise UserError(f"{path} is not an evaluation this loopwm reads, and is not overwritten; {_REMEDY}") from error
+    others = differences(found, info, config)
+    if reuse:
+        return None if others else found
+    made = f"was made {', '.join(others)}" if others else "holds just this evaluation"
+    raise UserError(f"{path} {made}, and is not overwritten; {_REMEDY}")
+
+
+def differences(before: Evaluation, info: RunInfo, config: EvaluateConfig) -> list[str]:
+    """In words, what an evaluation of `info` under `config` does not share with one made before."""
+    found = []
+    if before.run.checkpoint != info.checkpoint:
+        found.append("from another checkpoint")
+    if before.run.data_digest != info.data_digest:
+        found.append("on another recording")
+    was, now = ({"device": run.device} | run.versions for run in (before.run, info))
+    was, now = was | _flat(before.config), now | _flat(config)
+    found += [f"with {name} {was.get(name)} instead of {now[name]}" for name in now if was.get(name) != now[name]]
+    return found
+
+
+def _flat(config: EvaluateConfig) -> dict[str, str]:
+    """Option -> value, as on the command line."""
+    values = asdict(config)
+    speed = values.pop("speed")
+    options = values | {f"speed.{name}": value for name, value in speed.items()}
+    return {name.replace("_", "-"): str(value) for name, value in options.items()}
 
 
 def measure(
@@ -224,6 +298,7 @@ def measure(
     stages.done()
     few = tile(columns, held_out, config.context, transitions=1000, seed=config.seed + 1)
     settling = diagnostics.settling(model, few, 4 * mu)
+    contraction = diagnostics.contraction(model, few, 4 * mu, seed=config.seed)
     tokens = diagnostics.token_health(model, few)
     stages.done()
     stability = diagnostics.stability(model, long, steps=config.stability_steps, seed=config.seed)
@@ -240,11 +315,12 @@ def measure(
         difficulty=tables,
         horizon=curves,
         settling=settling,
+        contraction=contraction,
         retention=diagnostics.retention_spread(model),
         tokens=tokens,
         stability=stability,
         speed=speed,
-        processor=processor(),
+        processor=processor(model.device),
         nonfinite=sum(errors.nonfinite for errors in (*sweep.values(), blind, seeing)),
         one_step_episodes=EpisodeErrors.of(steps.transition_episode, error),
         open_loop_episodes=EpisodeErrors.of(long.transition_episode, blind.observation[long.valid]),

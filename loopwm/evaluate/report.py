@@ -35,7 +35,9 @@ class Report:
     lines: tuple[Finding, ...]
 
 
-def write_report(runs: Sequence[Path], out: Path, command: str, speed: SpeedConfig | None = None) -> Report:
+def write_report(
+    runs: Sequence[Path], out: Path, command: str, speed: SpeedConfig | None = None, device: str = "auto"
+) -> Report:
     """Compare evaluated runs and write OUT/report.html and OUT/report.json.
 
     The leading run, whose animation is shown and whom the five lines are about, is the earliest looped one given.
@@ -44,10 +46,10 @@ def write_report(runs: Sequence[Path], out: Path, command: str, speed: SpeedConf
         runs: evaluated run folders.
         out: folder to write to; may exist, but not hold a report.
         command: what to type to make this report again, printed in it.
-        speed: how the interleaved speed comparison is measured.
+        speed: how the interleaved speed comparison is measured. device: and where.
 
     Raises:
-        UserError: no run, a run without evaluation, runs of different worlds, or a report that exists.
+        UserError: no run, a run without evaluation, runs of different worlds, no such device, or a report that exists.
     """
     out = Path(out)
     for name in (HTML, JSON):
@@ -55,7 +57,7 @@ def write_report(runs: Sequence[Path], out: Path, command: str, speed: SpeedConf
     runs = _leading(runs)
     evaluations = [read_evaluation(run) for run in runs]
     _check_same_world(evaluations)
-    comparison = compare(runs, speed)
+    comparison = compare(runs, speed, device)
     lines = tuple(findings(evaluations, comparison))
     page = render(
         evaluations,

@@ -68,7 +68,7 @@ def control_errors(control: Control, segments: Segments, scorer: Scorer) -> Step
 
 def imagined_observations(model: WorldModel, segments: Segments, num_loops: int | None = None) -> Array:
     """Decoded open-loop predictions of o_1..o_K, (B, K, *S) in environment units."""
-    return _predict(model, segments, num_loops, blind=True, trace=None).observation.double().cpu().numpy()
+    return _predict(model, segments, num_loops, blind=True, trace=None).observation.cpu().double().numpy()
 
 
 def _errors(
@@ -82,7 +82,7 @@ def _errors(
         part = segments.rows(slice(first, first + batch))
         prediction = _predict(model, part, num_loops, blind, trace)
         arrays = (prediction.observation, prediction.reward, prediction.continue_probability)
-        parts.append(_score(scorer, part, *(array.double().cpu().numpy() for array in arrays)))
+        parts.append(_score(scorer, part, *(array.cpu().double().numpy() for array in arrays)))
     return StepErrors(
         observation=np.concatenate([part.observation for part in parts]),
         groups={name: np.concatenate([part.groups[name] for part in parts]) for name in parts[0].groups},

@@ -53,10 +53,12 @@ def step_times(models: list[WorldModel], config: SpeedConfig | None = None) -> l
     ]
 
 
-def processor() -> str:
-    """What the times were measured on: device, threads, torch version."""
+def processor(device: torch.device) -> str:
+    """What times on `device` are measured on: processor, accelerator if it is one, threads."""
     threads = torch.get_num_threads()
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    accelerator = "" if device.type == "cpu" else device.type
+    if device.type == "cuda":
+        accelerator = torch.cuda.get_device_name(device)
     name = _processor_name() or platform.machine()
     return ", ".join(part for part in (name, accelerator, f"{threads} torch thread{'s'[: threads != 1]}") if part)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from loopwm.evaluate.bootstrap import Interval
 from loopwm.evaluate.comparison import Comparison
+from loopwm.evaluate.diagnostics import Spread
 from loopwm.evaluate.evaluation import Evaluation
 from loopwm.evaluate.figures import labels
 from loopwm.evaluate.findings import number
@@ -126,6 +127,18 @@ def inside(evaluations: Sequence[Evaluation]) -> Table:
         at_mu = one.settling.median[one.run.loops - 1]
         return Cell(number(at_mu), f"x {one.settling.rate:.2g} a loop")
 
+    def stretch(one: Evaluation) -> Cell:
+        found = one.contraction
+        if found is None:
+            return Cell("no loop")
+        return Cell(number(found.norm.median), f"{_range(found.norm)}, largest {number(found.norm.largest)}")
+
+    def fading(one: Evaluation) -> Cell:
+        found = one.contraction
+        if found is None:
+            return Cell("no loop")
+        return Cell(number(found.radius.median), f"{_range(found.radius)}; 1 or more: {found.expanding} of {found.n}")
+
     def norms(one: Evaluation) -> Cell:
         low, high = min(one.stability.norm_low), max(one.stability.norm_high)
         return Cell(between(low, high), f"{one.stability.steps:,} steps")
@@ -137,6 +150,8 @@ def inside(evaluations: Sequence[Evaluation]) -> Table:
         ("Abar: mean, range", _each(evaluations, retention)),
         ("Error at T = 1 over that at mu", _each(evaluations, gap)),
         ("Latent's relative change in loop mu", _each(evaluations, settled)),
+        ("Contraction: spectral norm of a loop", _each(evaluations, stretch)),
+        ("Contraction: spectral radius of a loop", _each(evaluations, fading)),
         (
             "Token correlation",
             _each(evaluations, lambda one: Cell(number(one.tokens.correlation), f"n = {one.tokens.n}")),
@@ -204,6 +219,10 @@ def ratio_cell(value: Interval) -> Cell:
 def between(low: float, high: float) -> str:
     """A range; where a sign would make a dash unreadable, in words."""
     return f"{number(low)} to {number(high)}" if low < 0 else f"{number(low)}\u2013{number(high)}"
+
+
+def _range(spread: Spread) -> str:
+    return between(spread.low, spread.high)
 
 
 def _each(evaluations: Sequence[Evaluation], cell: Callable[[Evaluation], Cell]) -> tuple[Cell, ...]:

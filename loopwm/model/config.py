@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -216,12 +217,15 @@ SIZES: dict[str, ModelConfig] = {
 }
 
 
-def sized(name: str, system: System = "looped") -> ModelConfig:
-    """The named size.
+def sized(name: str, base: ModelConfig | None = None) -> ModelConfig:
+    """`base` with layers, widths and tokens of the named size; its system and its loop are no matter of size and stay.
 
     Raises:
-        UserError: no such size.
+        UserError: no such size; the nearest name is suggested.
     """
     if name not in SIZES:
-        raise UserError(f"There is no model size '{name}'; choose one of {', '.join(SIZES)}.")
-    return replace(SIZES[name], system=system)
+        near = difflib.get_close_matches(name, SIZES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(SIZES)}."
+        raise UserError(f"There is no model size '{name}'; {hint}")
+    base = base or ModelConfig()
+    return replace(SIZES[name], system=base.system, loop=base.loop)

@@ -174,7 +174,9 @@ class LoopedCore(nn.Module):
         for loop, running in enumerate(running_rows(loops)):
             if running < len(h):
                 finished.append(h[running:])
-                h, e, held = h[:running], e[:running], tuple(part[:running] for part in held)
+                # Copies, because a compiled update is compiled once more for views.
+                h, e = h[:running].clone(), e[:running].clone()
+                held = tuple(part[:running].clone() for part in held)
             before, h = h, self.moved(h, e, held, made[:running] + loop)
             if residuals is not None:
                 residuals.append(relative_change(before, h, rows, order))

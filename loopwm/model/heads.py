@@ -15,7 +15,8 @@ class Prediction:
     """Decoded latents h_k, with the leading axes (...) of the latents.
 
     Attributes:
-        observation: (..., *S) predicted o_{k+1} in environment units.
+        observation: (..., *S) predicted o_{k+1} in environment units. Features that never change within an episode are
+            not trained for, and their values mean nothing.
         reward: (...) predicted r_k.
         continue_logit: (...) logit of c_k, the episode going on after transition k.
     """

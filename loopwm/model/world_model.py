@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from loopwm.model.trace import Trace
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.variants.stack import StackCore
 
+Rows = ParamSpec("Rows")
 Policy = Callable[[Tensor, Tensor | None], Tensor]
 """(h (B, N, D), embedding of the current observation or None) -> actions (B, A)."""
 
@@ -97,6 +99,15 @@ class WorldModel(nn.Module):
         self._check_trailing(observation, self.observation.shape, "observation")
         return self.encoder(self.normalise(observation))
 
+    def encode_action(self, action: Tensor) -> Tensor:
+        """u = U(a): (B, A) in environment units -> (B, 1, D).
+
+        Raises:
+            UserError: the action does not have the shape the model was trained on.
+        """
+        self._check_trailing(action, (self.action.stored_size,), "action")
+        return self.action_encoder((action - self.action_mean) / self.action_std)
+
     def step(
         self,
         h: Tensor,
@@ -117,10 +128,8 @@ class WorldModel(nn.Module):
             exit: lets a row stop before T; `num_loops` is then the most it may take.
             trace: collects loops used, residuals and norms.
         """
-        self._check_trailing(action, (self.action.stored_size,), "action")
-        u = self.action_encoder((action - self.action_mean) / self.action_std)
         loops = self.default_loops if num_loops is None else num_loops
-        return self.core(h, embedding, u, loops, trace, self._exit(exit))
+        return self.core(h, embedding, self.encode_action(action), loops, trace, self._exit(exit))
 
     def _exit(self, config: ExitConfig | None) -> Exit | None:
         if config is None or config.rule == "fixed":
@@ -254,7 +263,7 @@ class WorldModel(nn.Module):
             for block in layers.blocks if layers is not None else ():
                 block.forward = torch.compile(block.forward, dynamic=True)
         if isinstance(self.core, LoopedCore):
-            self.core.update = torch.compile(self.core.update, dynamic=True)
+            self.core.update = for_any_batch(torch.compile(self.core.update, dynamic=True))
 
     def __repr__(self) -> str:
         flops, core = self.flops(), self.core
@@ -276,3 +285,19 @@ class WorldModel(nn.Module):
             )
         lines.append(f"  {'total':<10}{self.num_parameters():>10,} parameters {flops.total:>12,} FLOPs per step")
         return "\n".join(lines)
+
+
+def for_any_batch(update: Callable[Rows, Tensor]) -> Callable[Rows, Tensor]:
+    """A compiled `LoopedCore.update`, made to treat every number of rows alike.
+
+    Left to itself the compiler fits the code to the numbers of rows it happens to meet, and compiles again for a single
+    one. A resumed run meets others, and would differ in the last bits from a run that was never interrupted.
+    """
+    from torch._dynamo.decorators import mark_unbacked
+
+    def unfitted(*args: Rows.args, **kwargs: Rows.kwargs) -> Tensor:
+        for tensor in args:
+            mark_unbacked(tensor, 0)
+        return update(*args, **kwargs)
+
+    return unfitted

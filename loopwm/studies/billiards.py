@@ -3,7 +3,6 @@ short and a long training. Resumable: what is trained or evaluated is not done a
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Bootstrap, Interval
 from loopwm.evaluate.evaluation import EpisodeErrors, Evaluation, plain, read_evaluation
 from loopwm.evaluate.speed import processor
@@ -19,48 +17,15 @@ from loopwm.files import refuse_existing, write_json
 from loopwm.model.config import SYSTEMS, System
 from loopwm.presets import Preset, RunConfig, preset
 from loopwm.progress import Progress, TerminalProgress
+from loopwm.studies.config import StudyConfig
 from loopwm.studies.demo import evaluate_once, record
 from loopwm.studies.jobs import Job, train_all
-from loopwm.studies.systems import RateChoice, pick_rates, with_system
+from loopwm.studies.systems import RateChoice, pick_rates, rate_run, with_system
 from loopwm.studies.throughput import Throughput, throughput
+from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import config_as_dict, versions
 
 LONG_SYSTEMS: tuple[System, ...] = ("looped", "stack-equal-flops")
-
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """What is repeated, and how often."""
-
-    preset: str = "billiards"
-    """Starting point of every run."""
-    recording_seed: int = 1
-    """Of the recording. Recipes were tried on the one with seed 0, so that is not the one to publish figures from."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Of weights, windows and depths; the recording is the same."""
-    long_updates: int = 5000
-    """Updates of the long training; 0 leaves it out."""
-    long_seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the long training."""
-    stability_steps: int = 10_000
-    """Imagined steps over which every number must stay finite."""
-    folder: Path = Path("runs/study")
-    """Where the recording and the runs go."""
-    out: Path = Path("runs/study/billiards.json")
-    """The result; `results/billiards.json` of this repository is a copy of it."""
-
-    @property
-    def command(self) -> str:
-        """What to type to get this result."""
-        words = ["loopwm", "study", "billiards", "--preset", self.preset, "--recording-seed"]
-        words += [str(self.recording_seed), "--seeds", *map(str, self.seeds)]
-        words += ["--long-updates", str(self.long_updates), "--long-seeds", *map(str, self.long_seeds)]
-        words += ["--stability-steps", str(self.stability_steps), "--folder", str(self.folder), "--out", str(self.out)]
-        return shlex.join(words)
-
-    def __post_init__(self) -> None:
-        if not self.seeds or (self.long_updates and not self.long_seeds):
-            raise UserError("A study needs at least one seed; give --seeds and --long-seeds.")
 
 
 @dataclass(frozen=True)
@@ -107,7 +72,8 @@ def run_study(config: StudyConfig) -> Path:
     """
     refuse_existing(config.out, "move it away or choose another file with --out")
     settings = preset(config.preset)
-    base = replace(settings.config, data=record(settings, config.folder / "billiards.h5", config.recording_seed))
+    data = record(settings, config.folder / "billiards.h5", config.recording_seed)
+    base = replace(settings.config, data=data)
     with TerminalProgress("choosing learning rates", "update") as progress:
         folder = config.folder / "rates"
         choices = pick_rates(base, folder, settings.rates, settings.rate_updates, progress, config.command)
@@ -136,7 +102,7 @@ def _train(
     progress: Progress,
 ) -> dict[System, list[Path]]:
     runs: dict[System, list[Path]] = {
-        system: [config.folder / f"{system}-{updates}-seed{seed}" for seed in seeds] for system in systems
+        system: [_run_folder(config, system, choices[system], seed, updates) for seed in seeds] for system in systems
     }
     jobs = [
         Job(run, with_system(base, system, choices[system].rate, seed, updates))
@@ -145,6 +111,13 @@ def _train(
     ]
     train_all(jobs, progress, again=config.command)
     return runs
+
+
+def _run_folder(config: StudyConfig, system: System, choice: RateChoice, seed: int, updates: int) -> Path:
+    """Where a run goes. The one with seed 0 may have been made already, when the rate was picked at full length."""
+    if seed == 0 and choice.errors and updates == preset(config.preset).rate_updates:
+        return rate_run(config.folder / "rates", system, choice.rate)
+    return config.folder / f"{system}-{updates}-seed{seed}"
 
 
 def _evaluated(system: System, runs: list[Path], settings: Preset) -> Runs:
@@ -168,7 +141,7 @@ def summary(
     return {
         "command": config.command,
         "versions": versions(),
-        "processor": processor(),
+        "processor": processor(resolve_device(base.train.device)),
         "seeds": list(config.seeds),
         "long_seeds": list(config.long_seeds),
         "stability_steps": config.stability_steps,
@@ -176,7 +149,7 @@ def summary(
         "data": {
             "world": "billiards",
             "episodes": settings.episodes,
-            "seed": config.recording_seed,
+            "recording_seed": config.recording_seed,
             "digest": short["looped"].evaluations[0].run.data_digest,
         },
         "learning_rates": {

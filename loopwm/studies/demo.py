@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def run_demo(name: str, out: Path) -> DemoResult:
     refuse_existing(out / JSON, "remove the folder or choose another one with --out")
     # A page without its numbers is what a demo leaves that was cut off while writing them.
     (out / HTML).unlink(missing_ok=True)
-    again = f"loopwm demo {name} --out {out}"
+    again = shlex.join(["loopwm", "demo", name, "--out", str(out)])
     data = record(settings, out / "billiards.h5")
     config = replace(settings.config, data=data)
     with TerminalProgress("choosing learning rates", "update") as progress:
@@ -56,12 +57,13 @@ def run_demo(name: str, out: Path) -> DemoResult:
 
 
 def record(settings: Preset, path: Path, seed: int = 0) -> Path:
-    """The recording at `path`, made with this seed if it is not there.
+    """The recording at `path`, made with `seed` if it is not there.
 
     Raises:
         UserError: another recording is there.
     """
-    from loopwm.data.collect import CollectConfig, collect
+    from loopwm.data.collect import collect
+    from loopwm.data.config import CollectConfig
     from loopwm.data.store import Store
 
     if path.exists():
@@ -73,8 +75,7 @@ def record(settings: Preset, path: Path, seed: int = 0) -> Path:
                 )
             if store.meta.seed != seed:
                 raise UserError(
-                    f"{path} was recorded with seed {store.meta.seed} instead of {seed}; remove it or choose another "
-                    "folder."
+                    f"{path} was recorded with seed {store.meta.seed} instead of {seed}; choose another folder."
                 )
     else:
         with TerminalProgress("recording", "episode") as progress, stopping_between_units(progress.advance) as advance:
@@ -83,9 +84,8 @@ def record(settings: Preset, path: Path, seed: int = 0) -> Path:
 
 
 def evaluate_once(run: Path, settings: Preset) -> None:
-    """Evaluate a run unless just that was done."""
-    from loopwm.evaluate.evaluation import FILE, evaluate, read_evaluation
+    """Evaluate a run unless just that was done; an evaluation of other settings is replaced."""
+    from loopwm.evaluate.evaluation import evaluate
 
-    if not (run / FILE).is_file() or read_evaluation(run).config != settings.evaluation:
-        with TerminalProgress(f"evaluating {run.name}", "stage") as progress:
-            evaluate(run, config=settings.evaluation, progress=progress)
+    with TerminalProgress(f"evaluating {run.name}", "stage") as progress:
+        evaluate(run, config=settings.evaluation, progress=progress, existing="reuse")

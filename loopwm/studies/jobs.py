@@ -57,12 +57,13 @@ def train_all(jobs: Sequence[Job], progress: Progress, again: str, workers: int 
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; every run is saved.
-        UserError: a run folder holds a run of other settings, or a run got bad input.
+        UserError: a run folder holds a run of other settings or of another recording, or a run got bad input.
         LoopwmError: a run failed.
     """
     from loopwm.train.trainer import Interrupted
 
-    pending = [(index, job) for index, job in enumerate(jobs) if not _is_done(job)]
+    digests: dict[Path, str] = {}
+    pending = [(index, job) for index, job in enumerate(jobs) if not _is_done(job, digests)]
     if not pending:
         return
     context = multiprocessing.get_context("spawn")
@@ -85,15 +86,29 @@ def train_all(jobs: Sequence[Job], progress: Progress, again: str, workers: int 
         raise (UserError if failure.exit_code == UserError.exit_code else LoopwmError)(failure.failure)
 
 
-def _is_done(job: Job) -> bool:
-    """Whether the run is finished; a folder with another run in it is refused, never taken for this one."""
+def _is_done(job: Job, digests: dict[Path, str]) -> bool:
+    """Whether the run is finished; a folder with another run in it is refused, never taken for this one.
+
+    Args:
+        digests: of the recordings opened so far, which takes a second each.
+    """
+    from loopwm.data.store import Store
+    from loopwm.train.checkpoint import NAME, read_checkpoint
     from loopwm.train.journal import read_config
     from loopwm.train.trainer import finished
 
     settings = job.run / "config.yaml"
     if settings.is_file() and read_config(settings) != job.config:
         raise UserError(f"{job.run} holds a run with other settings; remove it or choose another folder.")
-    return finished(job.run) is not None
+    if finished(job.run) is None:
+        return False
+    data = job.config.data
+    if data not in digests:
+        with Store.open(data) as store:
+            digests[data] = store.digest
+    if read_checkpoint(job.run / NAME, ()).state["data_digest"] != digests[data]:
+        raise UserError(f"{job.run} was trained on another recording than {data}; remove it or choose another folder.")
+    return True
 
 
 class _Crew:

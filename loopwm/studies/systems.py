@@ -56,7 +56,7 @@ def pick_rates(
     if len(rates) == 1:
         return {system: RateChoice(rates[0], {}) for system in systems}
     runs: dict[tuple[System, float], Path] = {
-        (system, rate): folder / f"{system}-lr{rate:g}" for system in systems for rate in rates
+        (system, rate): rate_run(folder, system, rate) for system in systems for rate in rates
     }
     jobs = [Job(run, with_system(config, system, rate, 0, updates)) for (system, rate), run in runs.items()]
     train_all(jobs, progress, again=again, may_diverge=True)
@@ -68,6 +68,11 @@ def pick_rates(
             raise LoopwmError(f"Every learning rate of {rates} diverged for {system}; lower the grid of the preset.")
         choices[system] = RateChoice(best, errors)
     return choices
+
+
+def rate_run(folder: Path, system: System, rate: float) -> Path:
+    """Where `pick_rates` keeps the run, with seed 0, of a system at a rate."""
+    return folder / f"{system}-lr{rate:g}"
 
 
 def _validation_error(run: Path) -> float:

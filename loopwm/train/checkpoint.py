@@ -6,6 +6,7 @@ A single file replaced by a rename cannot be torn: whatever happens, the previou
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ def read_checkpoint(
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"There is no checkpoint at {path}; train one with: loopwm train billiards --run {path.parent}."
+            f"There is no checkpoint at {path}; train one with: "
+            f"loopwm train billiards --run {shlex.quote(str(path.parent))}"
         )
     try:
         with safe_open(path, framework="pt", device=str(device)) as stream:

@@ -28,7 +28,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"Device '{name}' is not available here; use train.device=auto or cpu.") from error
+        raise UserError(f"Device '{name}' is not available here; use auto or cpu.") from error
     return device
 
 

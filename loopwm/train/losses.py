@@ -54,7 +54,7 @@ def unroll(model: WorldModel, windows: Windows, visible: Tensor, num_loops: Tens
 def window_loss(
     model: WorldModel, windows: Windows, latents: Tensor, config: LossConfig, reward_std: float
 ) -> LossTerms:
-    """Eq. 10, averaged over windows, steps and the features that ever change.
+    """Eq. 10, averaged over windows, steps and the features that ever change, which are those that are scored.
 
     Args:
         latents: (B, K, N, D), one per transition of `windows`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,14 +74,19 @@ def train(config: RunConfig, run: Path, progress: Progress | None = None) -> Tra
     # Files with a leading dot are what a killed atomic write leaves behind.
     if run.exists() and (not run.is_dir() or any(not part.name.startswith(".") for part in run.iterdir())):
         raise UserError(
-            f"{run} already exists and is not overwritten; continue it with `loopwm train --resume {run}` or choose "
-            "another folder with --run."
+            f"{run} already exists and is not overwritten; choose another folder with --run, or continue it with: "
+            f"{continuing(run)}"
         )
     trainer = Trainer(config, run)
     run.mkdir(parents=True, exist_ok=True)
     write_config(run, config)
     trainer.settle_precision()
     return trainer.fit(progress or SilentProgress())
+
+
+def continuing(run: Path) -> str:
+    """The command that continues a run."""
+    return shlex.join(["loopwm", "train", "--resume", str(run)])
 
 
 def resume(run: Path, progress: Progress | None = None) -> TrainResult:
@@ -121,6 +127,11 @@ class Trainer:
             train_episodes, validation_episodes = store.split("train"), store.split("validation")
             self.statistics = compute_statistics(columns, train_episodes)
             observation, action = store.meta.observation, store.meta.action
+        if not self.statistics.observation_changes.any():
+            raise UserError(
+                f"In the training episodes of {config.data} no feature of the observation ever changes, so there is "
+                "nothing to learn; record another world."
+            )
         self.sampler = WindowSampler(columns, train_episodes, config.train.seed)
         self.validation = all_windows(columns, validation_episodes, length=10, stride=10)
         torch.manual_seed(config.train.seed)
@@ -237,7 +248,7 @@ class Trainer:
                     if stopped.is_set() and not last:
                         raise Interrupted(
                             f"Stopped at update {self.update} of {settings.updates}, everything is saved; go on with: "
-                            f"loopwm train --resume {self.run}"
+                            f"{continuing(self.run)}"
                         )
         finally:
             journal.close()
