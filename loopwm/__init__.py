@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from loopwm.data.episode import Episode
     from loopwm.data.store import Store
     from loopwm.errors import LoopwmError, UserError
-    from loopwm.model.config import LoopConfig, ModelConfig
+    from loopwm.model.config import ExitConfig, LoopConfig, ModelConfig
     from loopwm.model.trace import Trace
     from loopwm.model.world_model import WorldModel
     from loopwm.presets import RunConfig
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Episode": "loopwm.data.episode",
+    "ExitConfig": "loopwm.model.config",
     "LoopConfig": "loopwm.model.config",
     "LoopwmError": "loopwm.errors",
     "ModelConfig": "loopwm.model.config",
@@ -35,6 +36,7 @@ _HOMES = {
 
 __all__ = [
     "Episode",
+    "ExitConfig",
     "LoopConfig",
     "LoopwmError",
     "ModelConfig",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from loopwm.errors import UserError
 from loopwm.model.accounting import FlopCount, count_parameters, layers_flops, linear_flops
 from loopwm.model.certified import CertifiedCore
 from loopwm.model.config import ExitConfig, ModelConfig
-from loopwm.model.core import LoopedCore
+from loopwm.model.core import Held, LoopedCore
 from loopwm.model.encoders import ActionEncoder, observation_encoder
 from loopwm.model.exits import Exit, exit_for
 from loopwm.model.heads import ObservationHead, Prediction, ScalarHead
@@ -21,7 +20,6 @@ from loopwm.model.trace import Trace
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.variants.stack import StackCore
 
-Rows = ParamSpec("Rows")
 Policy = Callable[[Tensor, Tensor | None], Tensor]
 """(h (B, N, D), embedding of the current observation or None) -> actions (B, A)."""
 
@@ -287,7 +285,11 @@ class WorldModel(nn.Module):
         return "\n".join(lines)
 
 
-def for_any_batch(update: Callable[Rows, Tensor]) -> Callable[Rows, Tensor]:
+Update = Callable[[Tensor, Tensor, Held, Tensor | None], Tensor]
+"""The type of `LoopedCore.update`."""
+
+
+def for_any_batch(update: Update) -> Update:
     """A compiled `LoopedCore.update`, made to treat every number of rows alike.
 
     Left to itself the compiler fits the code to the numbers of rows it happens to meet, and compiles again for a single
@@ -295,9 +297,11 @@ def for_any_batch(update: Callable[Rows, Tensor]) -> Callable[Rows, Tensor]:
     """
     from torch._dynamo.decorators import mark_unbacked
 
-    def unfitted(*args: Rows.args, **kwargs: Rows.kwargs) -> Tensor:
-        for tensor in args:
+    def unfitted(h: Tensor, e: Tensor, held: Held, phase: Tensor | None = None) -> Tensor:
+        # A phase of one row is the same for all: that one is a constant of the shape.
+        own_phase = (phase,) if phase is not None and len(phase) > 1 else ()
+        for tensor in (h, e, *held, *own_phase):
             mark_unbacked(tensor, 0)
-        return update(*args, **kwargs)
+        return update(h, e, held, phase)
 
     return unfitted
