@@ -200,6 +200,7 @@ def test_a_stack_is_bounded_by_its_last_norm_and_has_no_loop_state() -> None:
     model = make_model()
     stack = WorldModel(config, model.observation, model.action, neutral(model)).double()
     with torch.no_grad():
+        assert isinstance(stack.core.prelude.norm, torch.nn.RMSNorm)
         stack.core.prelude.norm.weight.copy_(torch.linspace(-3, 1, 16))
     assert boundedness(stack).carried == pytest.approx(4 * 3)
     assert boundedness(stack).state is None

@@ -26,7 +26,7 @@ def make_core(dtype: torch.dtype = torch.float32, **loop: object) -> LoopedCore:
     with torch.no_grad():
         core.retention.a.add_(torch.linspace(-0.5, 0.5, WIDTH))
         core.B.weight.add_(0.1 * torch.randn(WIDTH, WIDTH))
-        if core.loop.retention == "zoh":
+        if isinstance(core.norm_h, nn.RMSNorm):
             core.norm_h.weight.add_(0.1 * torch.randn(WIDTH))
         core.phases.marks.add_(0.1 * torch.randn(core.phases.marks.shape))
     return core

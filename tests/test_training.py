@@ -21,6 +21,7 @@ from loopwm.data.store import Store, write_store
 from loopwm.errors import LoopwmError, UserError
 from loopwm.model.certified import CertifiedCore
 from loopwm.model.config import CERTIFIED_LOOP, SYSTEMS, ModelConfig
+from loopwm.model.core import LoopedCore
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig, preset
 from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint
@@ -341,7 +342,9 @@ def test_b_and_the_retention_learn_at_their_own_pace(trained: Path) -> None:
     model = load(trained, "model").requires_grad_(True)
     optimiser = adamw(model, OptimConfig(lr=1.0, slow=0.2))
     set_rate(optimiser, 0.01)
-    watched = (model.core.B.weight, model.core.retention.a, model.core.norm_out.weight)
+    core = model.core
+    assert isinstance(core, LoopedCore)
+    watched = (core.B.weight, core.retention.a, core.norm_out.weight)
     before = [parameter.detach().clone() for parameter in watched]
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -285,8 +286,10 @@ class WorldModel(nn.Module):
         return "\n".join(lines)
 
 
-Update = Callable[[Tensor, Tensor, Held, Tensor | None], Tensor]
-"""The type of `LoopedCore.update`."""
+class Update(Protocol):
+    """The type of `LoopedCore.update`."""
+
+    def __call__(self, h: Tensor, e: Tensor, held: Held, phase: Tensor | None = None) -> Tensor: ...
 
 
 def for_any_batch(update: Update) -> Update:
