@@ -405,7 +405,8 @@ def test_a_certified_run_is_certified_and_its_certificate_checked(loopwm: Run, b
 def test_an_uncertified_run_is_told_that_its_rate_is_measured_and_not_proved(loopwm: Run, trained: Path):
     code, out, _ = loopwm("certify", trained, "--states", "10")
     assert code == 0
-    assert "measured, not proved: factor per loop" in out and "rho" not in out
+    assert "measured, not proved: factor per whole step" in out and "rho" not in out
+    assert "for observations within 10 standard deviations" in out
     assert (trained / "certificate.json").is_file()
 
 

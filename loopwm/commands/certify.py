@@ -53,8 +53,10 @@ def summary(claims: Certificate) -> str:
     lines += ["B. bounded, for every input and any number of steps and loops (2-norm of one token):"]
     lines += [f"  carried latent h_k       at most {bounds.carried:.4g}"]
     if bounds.state is not None:
+        given = "" if bounds.observed is None else f", for observations within {bounds.observed:g} standard deviations"
         lines += [
             f"  loop state h^(t)         at most {bounds.state:.4g}, one number of it at most {bounds.channel:.4g}"
+            f"{given}"
         ]
     if claim is not None:
         worst = ", ".join(f"{loops} to {share}" for share, loops in claim.loops_to.items())
@@ -65,8 +67,9 @@ def summary(claims: Certificate) -> str:
     elif measured is not None:
         lines += ["C. not claimed: this core was not trained with model.loop.certified"]
         lines += [
-            f"  measured, not proved: factor per loop {measured.median:.4f} (median), {measured.worst:.4f} (largest), "
-            f"at n = {measured.n} held-out states after {measured.loops} loops, {measured.settled:.0%} of them settled"
+            f"  measured, not proved: factor per whole step of the loop {measured.median:.4f} (median), "
+            f"{measured.worst:.4f} (largest), at n = {measured.n} held-out states after {measured.loops} loops, "
+            f"{measured.settled:.0%} of them settled"
         ]
     else:
         lines += ["C. not claimed: a stack has no loop"]
