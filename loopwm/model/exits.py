@@ -33,11 +33,13 @@ class Residual:
         self.before = start
 
     def look(self, h: Tensor) -> Tensor:
+        """As `Signal.look`."""
         change = relative(h - self.before, h)
         self.before = h
         return change
 
     def keep(self, staying: Tensor) -> None:
+        """As `Signal.keep`."""
         self.before = self.before[staying]
 
 
@@ -52,6 +54,7 @@ class Acceleration:
         self.last = start.new_full((len(start),), torch.inf)
 
     def look(self, h: Tensor) -> Tensor:
+        """As `Signal.look`."""
         step = h - self.before
         # Before there are two steps the difference is NaN, which must read as "not yet".
         bend = relative(step - self.step, h).nan_to_num(nan=torch.inf)
@@ -60,6 +63,7 @@ class Acceleration:
         return signal
 
     def keep(self, staying: Tensor) -> None:
+        """As `Signal.keep`."""
         self.before, self.step, self.last = self.before[staying], self.step[staying], self.last[staying]
 
 
@@ -74,6 +78,7 @@ class OutputDelta:
         self.before: Tensor | None = None
 
     def look(self, h: Tensor) -> Tensor:
+        """As `Signal.look`."""
         before, output = self.before, self.read(h).flatten(1)
         self.before = output
         if before is None:
@@ -81,6 +86,7 @@ class OutputDelta:
         return (output - before).square().mean(1).sqrt()
 
     def keep(self, staying: Tensor) -> None:
+        """As `Signal.keep`."""
         if self.before is not None:
             self.before = self.before[staying]
 
@@ -96,11 +102,13 @@ class Certified:
         self.factor = contraction.rate / (1 - contraction.rate)
 
     def look(self, h: Tensor) -> Tensor:
+        """As `Signal.look`."""
         bound = self.factor * self.contraction.distance(h - self.before)
         self.before = h
         return bound
 
     def keep(self, staying: Tensor) -> None:
+        """As `Signal.keep`."""
         self.before = self.before[staying]
 
 
