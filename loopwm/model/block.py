@@ -59,8 +59,14 @@ class Block(nn.Module):
             x = x + self.attention(self.norm_attention(x))
             return x + self.mlp_out(functional.gelu(self.mlp_in(self.norm_mlp(x))))
         gain_attention, gain_mlp, shift = phase.unbind(1)
-        x = x + self.attention(self.norm_attention(x) * (1 + gain_attention))
-        return x + self.mlp_out(functional.gelu(self.mlp_in(self.norm_mlp(x) * (1 + gain_mlp) + shift)))
+        x = x + self.attention(normalised(x) * (self.norm_attention.weight * (1 + gain_attention)))
+        y = normalised(x) * (self.norm_mlp.weight * (1 + gain_mlp)) + shift
+        return x + self.mlp_out(functional.gelu(self.mlp_in(y)))
+
+
+def normalised(x: Tensor) -> Tensor:
+    """x over its root mean square. Gains are multiplied with each other before x: far less work, there and backward."""
+    return functional.rms_norm(x, x.shape[-1:])
 
 
 class Layers(nn.Module):

@@ -29,8 +29,8 @@ class LoopConfig:
     """Law of the number of loops in training, drawn per sequence."""
     depth_spread: float = 0.7
     """Standard deviation of the log rate under `lognormal-poisson`."""
-    gradient: Literal["all", "last"] = "all"
-    """Back-propagate through all loops, or through the last max(4, ceil(mu / 2))."""
+    gradient: Literal["all", "mu", "last"] = "all"
+    """Back-propagate through all loops, through the last mu, or through the last max(4, ceil(mu / 2))."""
     phases: int = 8
     """Leading loops with gains and a shift of their own inside the shared block, 3D numbers a layer; later loops share
     the last's. 0 makes all loops the same."""
@@ -49,7 +49,7 @@ class LoopConfig:
     def __post_init__(self) -> None:
         choices = (
             ("retention", ("zoh", "euler")),
-            ("gradient", ("all", "last")),
+            ("gradient", ("all", "mu", "last")),
             ("start", ("input", "zero", "previous")),
         )
         for name, known in choices:
@@ -102,7 +102,9 @@ class LoopConfig:
     @property
     def gradient_loops(self) -> int:
         """Loops, counted from the last one, that gradients pass through."""
-        return self.max_loops if self.gradient == "all" else max(4, math.ceil(self.mu / 2))
+        if self.gradient == "all":
+            return self.max_loops
+        return self.mu if self.gradient == "mu" else max(4, math.ceil(self.mu / 2))
 
 
 CERTIFIED_LOOP = LoopConfig(

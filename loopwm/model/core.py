@@ -47,11 +47,15 @@ class Phases(nn.Module):
         super().__init__()
         self.marks = nn.Parameter(torch.zeros(config.loop.phases, config.shared, 3, 1, config.width))
 
-    def forward(self, loop: Tensor) -> Tensor | None:
-        """Indices of loops (R,), from 0 -> (R, layers, 3, 1, D); None if all loops are the same."""
-        if not len(self.marks):
+    def forward(self, loop: int | Tensor) -> Tensor | None:
+        """Index of a loop, from 0, or one per row (R,) -> (1 or R, layers, 3, 1, D); None if all loops are the same."""
+        last = len(self.marks) - 1
+        if last < 0:
             return None
-        return self.marks[loop.clamp(max=len(self.marks) - 1).to(self.marks.device)]
+        if isinstance(loop, int):
+            # A copy, because without gradients a view of a parameter still claims to have one.
+            return self.marks[min(loop, last)][None].clone()
+        return self.marks[loop.clamp(max=last).to(self.marks.device)]
 
 
 Held = tuple[Tensor, ...]
@@ -162,22 +166,22 @@ class LoopedCore(nn.Module):
         `made` (B,): loops that rows have behind them already.
         """
         order = None
-        made = loops.new_zeros(1) if made is None else made
         if bool((loops[:-1] < loops[1:]).any()):
             loops, order = loops.sort(descending=True, stable=True)
             order = order.to(h.device)
             h, e = h[order], e[order]
-            made = made if len(made) == 1 else made[order.cpu()]
+            made = made if made is None else made[order.cpu()]
         rows = len(h)
         held = self.held_input(e)
         finished: list[Tensor] = []
         for loop, running in enumerate(running_rows(loops)):
             if running < len(h):
-                finished.append(h[running:])
+                h, done = h.split([running, len(h) - running])
+                finished.append(done)
                 # Copies, because a compiled update is compiled once more for views.
-                h, e = h[:running].clone(), e[:running].clone()
+                h, e = h.clone(), e[:running].clone()
                 held = tuple(part[:running].clone() for part in held)
-            before, h = h, self.moved(h, e, held, made[:running] + loop)
+            before, h = h, self.moved(h, e, held, loop if made is None else made[:running] + loop)
             if residuals is not None:
                 residuals.append(relative_change(before, h, rows, order))
         h = torch.cat([h, *reversed(finished)]) if finished else h
@@ -201,7 +205,7 @@ class LoopedCore(nn.Module):
         final, used = torch.empty_like(h), torch.empty_like(limit)
         loop = 0
         while len(h):
-            before, h = h, self.moved(h, e, held, torch.tensor([loop]))
+            before, h = h, self.moved(h, e, held, loop)
             loop += 1
             if residuals is not None:
                 residuals.append(relative_change(before, h, rows, ids))
@@ -219,13 +223,22 @@ class LoopedCore(nn.Module):
             signal.keep(staying)
         return final, used.cpu()
 
-    def moved(self, h: Tensor, e: Tensor, held: Held, loop: Tensor) -> Tensor:
-        """h after loop number `loop`, (B,) or (1,) from 0: moved by a whole update, or by a part of one beyond mu."""
-        after = self.update(h, e, held, self.phases(loop))
-        if self.loop.settle == 0 or int(loop.max()) < self.loop.mu:
-            return after
-        size = (self.loop.mu / (loop + 1).to(h)).clamp(max=1.0) ** self.loop.settle
-        return h + size[:, None, None] * (after - h)
+    def moved(self, h: Tensor, e: Tensor, held: Held, loop: int | Tensor) -> Tensor:
+        """h after loop number `loop`, counted from 0, one for all rows or (B,)."""
+        return self.move(h, e, held, self.phases(loop), self.step_size(h, loop))
+
+    def step_size(self, h: Tensor, loop: int | Tensor) -> Tensor | None:
+        """(mu / t)^settle of the loops t > mu, (1, 1, 1) or (B, 1, 1); None where every row makes a whole step."""
+        counted = loop if isinstance(loop, int) else int(loop.max())
+        if self.loop.settle == 0 or counted < self.loop.mu:
+            return None
+        t = torch.as_tensor(loop).to(h).reshape(-1, 1, 1) + 1
+        return (self.loop.mu / t).clamp(max=1.0) ** self.loop.settle
+
+    def move(self, h: Tensor, e: Tensor, held: Held, phase: Tensor | None, size: Tensor | None) -> Tensor:
+        """A whole `update`, or the part `size` of one. This is what is compiled."""
+        after = self.update(h, e, held, phase)
+        return after if size is None else h + size * (after - h)
 
     def held_input(self, e: Tensor) -> Held:
         """The part of the input that no loop changes, (B, N, D): B e for `zoh`, Delta B e for `euler`."""
@@ -233,7 +246,7 @@ class LoopedCore(nn.Module):
         return (held if self.loop.retention == "zoh" else self.retention.delta * held,)
 
     def update(self, h: Tensor, e: Tensor, held: Held, phase: Tensor | None = None) -> Tensor:
-        """Eq. 5, one loop: h, e (B, N, D), phase from `Phases` -> (B, N, D). This is the part that is compiled."""
+        """Eq. 5, one loop: h, e (B, N, D), phase from `Phases` -> (B, N, D)."""
         abar, gain = self.retention.discretise()
         (injected,) = held
         if self.loop.retention == "euler":

@@ -262,7 +262,7 @@ class WorldModel(nn.Module):
             for block in layers.blocks if layers is not None else ():
                 block.forward = torch.compile(block.forward, dynamic=True)
         if isinstance(self.core, LoopedCore):
-            self.core.update = for_any_batch(torch.compile(self.core.update, dynamic=True))
+            self.core.move = for_any_batch(torch.compile(self.core.move, dynamic=True))
 
     def __repr__(self) -> str:
         flops, core = self.flops(), self.core
@@ -286,25 +286,25 @@ class WorldModel(nn.Module):
         return "\n".join(lines)
 
 
-class Update(Protocol):
-    """The type of `LoopedCore.update`."""
+class Move(Protocol):
+    """The type of `LoopedCore.move`."""
 
-    def __call__(self, h: Tensor, e: Tensor, held: Held, phase: Tensor | None = None) -> Tensor: ...
+    def __call__(self, h: Tensor, e: Tensor, held: Held, phase: Tensor | None, size: Tensor | None) -> Tensor: ...
 
 
-def for_any_batch(update: Update) -> Update:
-    """A compiled `LoopedCore.update`, made to treat every number of rows alike.
+def for_any_batch(move: Move) -> Move:
+    """A compiled `LoopedCore.move`, made to treat every number of rows alike.
 
     Left to itself the compiler fits the code to the numbers of rows it happens to meet, and compiles again for a single
     one. A resumed run meets others, and would differ in the last bits from a run that was never interrupted.
     """
     from torch._dynamo.decorators import mark_unbacked
 
-    def unfitted(h: Tensor, e: Tensor, held: Held, phase: Tensor | None = None) -> Tensor:
-        # A phase of one row is the same for all: that one is a constant of the shape.
-        own_phase = (phase,) if phase is not None and len(phase) > 1 else ()
-        for tensor in (h, e, *held, *own_phase):
+    def unfitted(h: Tensor, e: Tensor, held: Held, phase: Tensor | None, size: Tensor | None) -> Tensor:
+        # What has one row is the same for all: that one is a constant of the shape.
+        own = tuple(part for part in (phase, size) if part is not None and len(part) > 1)
+        for tensor in (h, e, *held, *own):
             mark_unbacked(tensor, 0)
-        return update(h, e, held, phase)
+        return move(h, e, held, phase, size)
 
     return unfitted
