@@ -220,8 +220,8 @@ SIZES: dict[str, ModelConfig] = {
 
 
 def sized(name: str, base: ModelConfig | None = None) -> ModelConfig:
-    """`base` with layers, widths and tokens of the named size; what is no matter of size stays: its system, its loop and
-    whether it has a summary head.
+    """`base` with layers, widths and tokens of the named size; what is no matter of size stays: its system, its loop
+    and whether it has a summary head.
 
     Raises:
         UserError: no such size; the nearest name is suggested.

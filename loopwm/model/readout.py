@@ -57,5 +57,5 @@ class Readout:
         return error[..., model.observation_changes].square().mean(axes).sqrt()
 
     def _centred(self, embedding: Tensor) -> Tensor:
-        """e - b in float64: (..., N, D) where E treats tokens alike, (..., N D) where it spreads one vector over all."""
+        """e - b in float64: (..., N, D) where E treats tokens alike, (..., N D) where it spreads one vector."""
         return (embedding if self.per_token else embedding.flatten(-2)).double() - self.offset

@@ -212,7 +212,7 @@ class WorldModel(nn.Module):
             (B, K, N, D): h_0 ... h_{K-1}.
 
         Raises:
-            UserError: neither `observation` nor `h`; a policy without `horizon`, or actions with another one.
+            UserError: neither `observation` nor `h`; a policy without `horizon`, or actions with another one; no step.
         """
         steps = self._roll(actions, observation, h, horizon, num_loops, exit, trace)
         return torch.stack(list(steps), dim=1)
@@ -258,6 +258,8 @@ class WorldModel(nn.Module):
             raise UserError(
                 "imagine needs horizon=K with a policy, and with an action sequence no horizon other than its length."
             )
+        if steps < 1:
+            raise UserError("imagine needs at least one action: nothing follows from none.")
         embedding = None if observation is None else self.encode(observation)
         if h is None:
             assert embedding is not None

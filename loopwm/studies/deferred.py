@@ -1,5 +1,5 @@
-"""`loopwm study deferred`: decoding every step of a window against decoding its end only. Same recording, windows, updates,
-depths and seeds; only the loss differs. Resumable: what is trained is not trained again."""
+"""`loopwm study deferred`: decoding every step of a window against decoding its end only. Same recording, windows,
+updates, depths and seeds; only the loss differs. Resumable: what is trained is not trained again."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class ArmErrors:
     """What imagined futures came to.
 
     Attributes:
-        seeds: normalised squared error of every future's end at every horizon, one (R, H) per seed; NaN where the episode
-            was over.
+        seeds: normalised squared error of every future's end at every horizon, one (R, H) per seed; NaN where the
+            episode was over.
         summaries: of every seed's summaries, one step after the other; empty without a summary head.
     """
 
@@ -231,7 +231,7 @@ def error_intervals(segments: Segments, errors: dict[Arm, ArmErrors], horizons: 
 
 
 def reading(segments: Segments, deferred: ArmErrors, horizons: Sequence[int]) -> dict[str, Any]:
-    """How well summaries can be read: normalised error, error per feature in its own unit, and what strangeness tells."""
+    """How well summaries can be read: normalised error, error per feature in its unit, and what strangeness tells."""
     bootstrap = Bootstrap(segments.episode)
     columns = np.array(horizons) - 1
     error, strange = (

@@ -43,7 +43,8 @@ class Costs:
 
     Attributes:
         decoded: latents decoded to imagine a future of `horizon` steps; training_decoded: for a window of training.
-        imagination: time to imagine `rows` futures of `horizon` steps. update: time of a training update, windows whole.
+        imagination: time to imagine `rows` futures of `horizon` steps.
+        update: time of a training update with whole windows.
         memory: bytes that autograd keeps from the forward to the backward pass of such an update.
     """
 
@@ -100,7 +101,7 @@ def decoded_latents(model: WorldModel, work: Callable[[], object]) -> int:
 
 
 def kept_bytes(model: WorldModel, work: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass of what `work` returns: every storage once, weights not counted."""
+    """Bytes that autograd keeps for the backward pass of what `work` returns: every storage once, and no weights."""
     own = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
 

@@ -1,9 +1,9 @@
 """Eq. 16-22, deferred decoding: a window is imagined from o_0 alone, and only its end is decoded.
 
-The report counts latents from the embedded o_0 on: h_k has seen k actions and stands for o_k. Here h_k has seen a_0 .. a_k
-and stands for o_{k+1} (docs/time.md). So a window of K actions has the K - 1 intermediate latents h_0 .. h_{K-2}, whose
-targets are E(o_1) .. E(o_{K-1}), with K - 1 moves between them and the end h_{K-1}, which is decoded to o_K, r_{K-1} and
-c_{K-1}.
+The report counts latents from the embedded o_0 on: h_k has seen k actions and stands for o_k. Here h_k has seen
+a_0 .. a_k and stands for o_{k+1} (docs/time.md). So a window of K actions has K - 1 latents on the way, h_0 .. h_{K-2},
+whose targets are E(o_1) .. E(o_{K-1}), and the end h_{K-1}, which is decoded to o_K, r_{K-1} and c_{K-1}. Between the K
+latents there are K - 1 moves; the one from nothing to h_0 encodes o_0 and is not counted.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class DeferredDecoding:
 def embeddings(model: WorldModel, observations: Tensor) -> Tensor:
     """sg(E(o)): (B, K, *S) -> (B, K, N, D), the frozen encoder of Eq. 20.
 
-    The terminal loss goes on training E, so the target moves; but no gradient reaches E through it, and nothing is gained
-    by embedding all observations alike.
+    The terminal loss goes on training E, so the target moves; but no gradient reaches E through it, so that nothing is
+    gained by embedding all observations alike.
     """
     return model.encode(observations)
 
