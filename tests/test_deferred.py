@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from loopwm.data.cache import Columns
 from loopwm.data.statistics import compute_statistics
@@ -53,6 +56,10 @@ def cost(model: WorldModel, windows: Windows, config: LossConfig) -> LossTerms:
     return objective.terms(model, windows, objective.unroll(model, windows, 2, DRAWS))
 
 
+def number(term: torch.Tensor) -> float:
+    return float(term.detach())
+
+
 def gradients(model: WorldModel, value: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad(set_to_none=True)
     value.backward()
@@ -67,21 +74,21 @@ def test_the_terminal_loss_is_eq_10_of_the_last_transition_alone(model: WorldMod
     terms = cost(model, windows, deferred())
     with torch.no_grad():
         latents = model.imagine(windows.actions, observation=windows.observations[:, 0], num_loops=2)
+        prediction = model.decode(latents)
     observation = reward = continues = 0.0
     for b in range(8):
-        end = model.decode(latents[b, 4])
-        predicted, seen = (x.detach().double().numpy() for x in (end.observation, windows.observations[b, 5]))
+        predicted, seen = (x.double().numpy() for x in (prediction.observation[b, 4], windows.observations[b, 5]))
         error = ((predicted - seen) / model.observation_std.double().numpy())[:, :4]
         observation += float((error**2).mean()) / 8
-        reward += ((float(end.reward) - float(windows.rewards[b, 4])) / STD) ** 2 / 8
-        probability = float(end.continue_probability)
+        reward += ((float(prediction.reward[b, 4]) - float(windows.rewards[b, 4])) / STD) ** 2 / 8
+        probability = float(prediction.continue_probability[b, 4])
         continues -= math.log(probability if windows.continues[b, 4] else 1 - probability) / 8
-    assert float(terms.observation) == pytest.approx(observation, rel=1e-4)
-    assert float(terms.reward) == pytest.approx(reward, rel=1e-4)
-    assert float(terms.continues) == pytest.approx(continues, rel=1e-4)
-    assert float(terms.total) == pytest.approx(observation + 0.3 * reward + 0.7 * continues, rel=1e-4)
+    assert number(terms.observation) == pytest.approx(observation, rel=1e-4)
+    assert number(terms.reward) == pytest.approx(reward, rel=1e-4)
+    assert number(terms.continues) == pytest.approx(continues, rel=1e-4)
+    assert number(terms.total) == pytest.approx(observation + 0.3 * reward + 0.7 * continues, rel=1e-4)
     shifted = replace(windows, observations=torch.cat([windows.observations[:, :1], windows.observations[:, :-1]], 1))
-    assert float(cost(model, shifted, deferred()).observation) != pytest.approx(observation, rel=1e-3)
+    assert number(cost(model, shifted, deferred()).observation) != pytest.approx(observation, rel=1e-3)
 
 
 def test_consistency_and_budget_are_what_the_equations_say(model: WorldModel, windows: Windows) -> None:
@@ -95,11 +102,11 @@ def test_consistency_and_budget_are_what_the_equations_say(model: WorldModel, wi
     paths = [sum(np.sqrt(((h[b, k + 1] - h[b, k]) ** 2).sum() / (6 * 16)) for k in range(4)) for b in range(8)]
     excess = np.mean([max(0.0, path - 4 * 0.05) for path in paths])
     assert excess > 0
-    assert float(terms.further["consistency"]) == pytest.approx(consistency, rel=1e-4)
-    assert float(terms.further["budget"]) == pytest.approx(excess, rel=1e-4)
-    assert float(terms.further["drift"]) == pytest.approx(np.mean(paths) / 4, rel=1e-4)
-    terminal = float(cost(model, windows, deferred()).total.detach())
-    assert float(terms.total) == pytest.approx(terminal + 0.4 * consistency + 0.6 * excess, rel=1e-4)
+    assert number(terms.further["consistency"]) == pytest.approx(consistency, rel=1e-4)
+    assert number(terms.further["budget"]) == pytest.approx(excess, rel=1e-4)
+    assert number(terms.further["drift"]) == pytest.approx(np.mean(paths) / 4, rel=1e-4)
+    terminal = number(cost(model, windows, deferred()).total)
+    assert number(terms.total) == pytest.approx(terminal + 0.4 * consistency + 0.6 * excess, rel=1e-4)
 
 
 def test_consistency_looks_at_what_follows_the_action_not_at_what_preceded_it(
@@ -107,13 +114,12 @@ def test_consistency_looks_at_what_follows_the_action_not_at_what_preceded_it(
 ) -> None:
     """A g_w that is right by construction makes the term vanish, and does not for targets one step off."""
     latents = model.encode(windows.observations[:, 1:])
-    exact = WorldModel.summary.__get__(model)
     assert model.summary_head is not None
     weight, bias = (p.detach().clone() for p in model.summary_head.read.parameters())
     with torch.no_grad():
         model.summary_head.read.weight.copy_(torch.eye(16))
         model.summary_head.read.bias.zero_()
-        torch.testing.assert_close(exact(latents), latents)
+        torch.testing.assert_close(model.summary(latents), latents)
         objective = DeferredDecoding(deferred(alpha=1.0), STD)
         right = objective.terms(model, windows, latents).further["consistency"]
         wrong = objective.terms(model, windows, model.encode(windows.observations[:, :-1])).further["consistency"]
@@ -156,11 +162,11 @@ def test_without_alpha_and_beta_nothing_between_the_ends_of_a_window_matters(
     )
     other.rewards[:, :4] += 10
     other.continues[:, :4] = 0
-    assert float(cost(model, other, deferred()).total) == float(cost(model, windows, deferred()).total)
-    assert float(cost(model, other, deferred(alpha=1.0)).total) > 1 + float(cost(model, windows, deferred()).total)
+    assert number(cost(model, other, deferred()).total) == number(cost(model, windows, deferred()).total)
+    assert number(cost(model, other, deferred(alpha=1.0)).total) > 1 + number(cost(model, windows, deferred()).total)
     each = PerStepDecoding(replace(deferred(), decoding="each", imagined=True), STD)
     latents = each.unroll(model, windows, 2, DRAWS)
-    assert float(each.terms(model, other, latents).total) > 1 + float(each.terms(model, windows, latents).total)
+    assert number(each.terms(model, other, latents).total) > 1 + number(each.terms(model, windows, latents).total)
 
 
 def test_no_gradient_reaches_the_encoder_through_the_target(model: WorldModel, windows: Windows) -> None:
@@ -190,9 +196,9 @@ def test_a_window_of_one_transition_is_its_end(model: WorldModel, billiards_colu
     one = WindowSampler(billiards_columns, torch.arange(30).numpy(), seed=0).sample(8, 1)
     terms = cost(model, one, deferred(alpha=1.0, beta=1.0))
     each = PerStepDecoding(replace(deferred(), decoding="each", imagined=True), STD)
-    assert float(terms.further["consistency"]) == float(terms.further["budget"]) == 0.0
+    assert number(terms.further["consistency"]) == number(terms.further["budget"]) == 0.0
     expected = each.terms(model, one, each.unroll(model, one, 2, DRAWS)).total
-    assert float(terms.total) == float(expected)
+    assert number(terms.total) == float(expected)
 
 
 def test_deferring_decodes_one_latent_per_window_and_draws_nothing(model: WorldModel, windows: Windows) -> None:
@@ -245,6 +251,11 @@ def run_config(store: Path, **train_fields: object) -> RunConfig:
         loss=LossConfig(decoding="deferred"),
         train=replace(base.train, **fields),  # type: ignore[arg-type]
     )
+
+
+def plain_config(store: Path) -> RunConfig:
+    base = preset("debug").config
+    return replace(base, data=store, train=replace(base.train, updates=2))
 
 
 @pytest.fixture(scope="module")
@@ -355,8 +366,7 @@ def test_a_head_without_a_loss_and_a_loss_without_a_head_are_refused() -> None:
 def test_the_head_is_part_of_the_checkpoint_only_where_it_is_configured(
     trained: Path, billiards_store: Path, tmp_path: Path
 ) -> None:
-    plain = replace(run_config(billiards_store, updates=2), loss=LossConfig())
-    train(replace(plain, model=replace(plain.model, summary=False)), tmp_path / "plain")
+    train(plain_config(billiards_store), tmp_path / "plain")
     without, with_head = load(tmp_path / "plain"), load(trained)
     assert with_head.num_parameters() - without.num_parameters() == 16 * 16 + 16
     assert not any("summary" in name for name in without.state_dict())
@@ -365,12 +375,7 @@ def test_the_head_is_part_of_the_checkpoint_only_where_it_is_configured(
 
 
 def test_a_checkpoint_from_before_there_was_a_summary_head_still_loads(billiards_store: Path, tmp_path: Path) -> None:
-    import json
-
-    from safetensors.torch import safe_open, save_file
-
-    base = replace(run_config(billiards_store, updates=2), loss=LossConfig())
-    train(replace(base, model=replace(base.model, summary=False)), tmp_path / "run")
+    train(plain_config(billiards_store), tmp_path / "run")
     path = tmp_path / "run" / NAME
     with safe_open(path, framework="pt") as stream:
         header = json.loads(stream.metadata()["loopwm"])

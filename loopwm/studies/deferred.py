@@ -86,7 +86,9 @@ def run_deferred_study(config: DeferredStudyConfig) -> Path:
     segments = futures(base.data, config)
     with TerminalProgress("choosing learning rates", "update") as progress:
         rates = pick_arm_rates(base, settings.rates, config, progress)
-    runs = {arm: [run_folder(config, arm, rates[arm], seed) for seed in config.seeds] for arm in ARMS}
+    runs: dict[Arm, list[Path]] = {
+        arm: [run_folder(config, arm, rates[arm], seed) for seed in config.seeds] for arm in ARMS
+    }
     jobs = [
         Job(run, with_arm(base, arm, rates[arm], seed))
         for arm, folders in runs.items()
@@ -94,8 +96,11 @@ def run_deferred_study(config: DeferredStudyConfig) -> Path:
     ]
     with TerminalProgress("training", "update") as progress:
         train_all(jobs, progress, again=config.command)
-    errors = {arm: arm_errors(folders, segments, config.horizons) for arm, folders in runs.items()}
-    costs = measure_costs(*(with_arm(base, arm, rates[arm], 0) for arm in ("each", "deferred")), rounds=config.rounds)
+    errors: dict[Arm, ArmErrors] = {
+        arm: arm_errors(folders, segments, config.horizons) for arm, folders in runs.items()
+    }
+    each, deferred = (with_arm(base, arm, rates[arm], config.seeds[0]) for arm in ARMS[:2])
+    costs = measure_costs(each, deferred, rounds=config.rounds)
     write_json(config.out, plain(summary(config, base, settings, rates, segments, errors, costs)))
     return config.out
 

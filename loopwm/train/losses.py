@@ -59,7 +59,8 @@ class PerStepDecoding:
         """With the observations in view that `visible_steps` draws, or with o_0 alone."""
         if self.config.imagined:
             return model.imagine(windows.actions, observation=windows.observations[:, 0], num_loops=num_loops)
-        visible = visible_steps(*windows.rewards.shape, self.config.observed, draws)
+        batch, window = windows.rewards.shape
+        visible = visible_steps(batch, window, self.config.observed, draws)
         return unroll(model, windows, visible.to(windows.rewards.device), num_loops)
 
     def terms(self, model: WorldModel, windows: Windows, latents: Tensor) -> LossTerms:
