@@ -33,6 +33,16 @@ class RunConfig:
                 f"optim.warmup ({self.optim.warmup}) is longer than the whole training (train.updates = "
                 f"{self.train.updates}); lower it."
             )
+        if self.loss.trains_summary and not self.model.summary:
+            raise UserError(
+                "loss.decoding 'deferred' trains the summary head, and this model has none: start from the preset "
+                "'deferred', set model.summary, or set loss.deferred.alpha to 0."
+            )
+        if self.model.summary and not self.loss.trains_summary:
+            raise UserError(
+                "model.summary builds a head that nothing here trains: it needs loss.decoding 'deferred' with "
+                "loss.deferred.alpha above 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,19 @@ PRESETS: dict[str, Preset] = {
         episodes=4000,
         rates=(8e-3, 1.6e-2),
         rate_updates=300,
+        evaluation=EvaluateConfig(transitions=20_000),
+    ),
+    "deferred": Preset(
+        "the billiards model trained to be decoded at the end of an imagined future only",
+        replace(
+            _BILLIARDS,
+            model=replace(_BILLIARDS.model, summary=True),
+            loss=LossConfig(decoding="deferred"),
+            train=replace(_BILLIARDS.train, window=10, curriculum=50),
+        ),
+        episodes=4000,
+        rates=(8e-3, 1.6e-2),
+        rate_updates=1500,
         evaluation=EvaluateConfig(transitions=20_000),
     ),
     "demo": Preset(

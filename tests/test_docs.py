@@ -22,6 +22,8 @@ SMALLER = {
     r"loopwm (train|demo) (billiards|demo)\b": r"loopwm \1 debug",
     r"loopwm train certified\b": "loopwm train certified --train.updates 4 --optim.warmup 1 --train.batch 8 "
     "--model.width 16 --model.heads 2 --train.no-compile",
+    r"loopwm train deferred\b": "loopwm train deferred --train.updates 4 --optim.warmup 1 --train.batch 8 "
+    "--train.window 3 --train.curriculum 1 --model.width 16 --model.heads 2 --train.no-compile",
     r"loopwm collect billiards\b": "loopwm collect billiards --episodes 60",
     r"loopwm evaluate\b": "loopwm evaluate --transitions 300 --rollouts 30 --stability-steps 50 --resamples 100",
 }

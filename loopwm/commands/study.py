@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from loopwm.commands.arguments import parse
-from loopwm.studies.config import StudyConfig
+from loopwm.commands.arguments import leading, parse
+from loopwm.studies.config import DeferredStudyConfig, StudyConfig
+
+NAME = arg(metavar="[NAME]", help="Which: billiards (the default), deferred. Each has options of its own.")
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,30 @@ class Study:
 
     Takes hours. An interrupted study goes on where it stopped when the command is given again."""
 
-    name: Annotated[Positional[Literal["billiards"]], arg(metavar="[NAME]", help="Which: billiards.")] = "billiards"
+    name: Annotated[Positional[Literal["billiards"]], NAME] = "billiards"
     settings: Annotated[StudyConfig, arg(name="")] = field(default_factory=StudyConfig)
+
+
+@dataclass(frozen=True)
+class DeferredStudy:
+    """Decoding every step of a window against decoding its end only: same data, windows, updates and seeds.
+
+    Takes hours. An interrupted study goes on where it stopped when the command is given again."""
+
+    name: Annotated[Positional[Literal["deferred"]], NAME] = "deferred"
+    settings: Annotated[DeferredStudyConfig, arg(name="")] = field(default_factory=DeferredStudyConfig)
 
 
 def main(words: list[str]) -> None:
     """Parse, measure, print."""
+    # Imported where it is run because torch takes seconds, and mistakes in the options are answered before.
+    if leading(words, "billiards") == "deferred":
+        settings = parse(DeferredStudy, words, "study").settings
+        from loopwm.studies.deferred import run_deferred_study
+
+        print(f"Written: {run_deferred_study(settings)}")
+        return
     settings = parse(Study, words, "study").settings
-    # Imported here because torch takes seconds, and mistakes in the options are answered before.
     from loopwm.studies.billiards import run_study
 
     print(f"Written: {run_study(settings)}")

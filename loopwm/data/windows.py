@@ -40,6 +40,19 @@ class Windows:
         """The windows in `rows`, a slice or an index tensor."""
         return self._map(lambda tensor: tensor[rows])
 
+    def last(self) -> Windows:
+        """The final transition of every window, as windows of one transition."""
+        k = self.rewards.shape[1] - 1
+        return Windows(
+            self.observations[:, k:],
+            self.actions[:, k:],
+            self.rewards[:, k:],
+            self.continues[:, k:],
+            {name: label[:, k:] for name, label in self.labels.items()},
+            self.episode,
+            self.start + k,
+        )
+
     def to(self, device: torch.device | str) -> Windows:
         """The same windows on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -67,8 +80,9 @@ class SamplerState:
 class WindowSampler:
     """Draws windows, uniformly over every start at which a window fits inside an episode.
 
-    Draw number n depends on the seed and n alone, so a restored sampler continues exactly where it was, and two
-    systems trained from equal seeds see equal windows.
+    Draw number n depends on the seed, n and the length asked for, and on no earlier draw or its length. So a restored
+    sampler continues exactly where it was, also when windows grow, and two systems trained from equal seeds see equal
+    windows.
 
     Args:
         columns: of a store.
@@ -90,9 +104,7 @@ class WindowSampler:
         Raises:
             UserError: no episode is long enough.
         """
-        if length not in self._starts:
-            self._starts[length] = np.cumsum(_num_starts(self._columns, self._episodes, length))
-        ends = self._starts[length]
+        ends = self.ends(length)
         # A counter-based generator: seeking to draw n costs nothing.
         generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, self._draws]))
         self._draws += 1
@@ -100,6 +112,16 @@ class WindowSampler:
         which = np.searchsorted(ends, flat, side="right")
         start = flat - np.where(which > 0, ends[which - 1], 0)
         return gather(self._columns, self._episodes[which], start, length)
+
+    def ends(self, length: int) -> np.ndarray:
+        """How many windows of `length` transitions there are up to and including each episode, (episodes,).
+
+        Raises:
+            UserError: no episode is long enough.
+        """
+        if length not in self._starts:
+            self._starts[length] = np.cumsum(_num_starts(self._columns, self._episodes, length))
+        return self._starts[length]
 
     def state(self) -> SamplerState:
         """What `restore` needs to continue from here."""

@@ -13,7 +13,7 @@ from loopwm.model.block import Layers
 class FlopCount:
     """Floating-point operations of one environment step of one row; a multiply-add counts as two.
 
-    Only matrix products are counted, as is usual. `block` is one loop.
+    Only matrix products are counted, as is usual. `block` is one loop. `summary` is in no sum: it replaces decoding.
     """
 
     encoder: int
@@ -24,6 +24,7 @@ class FlopCount:
     loops: int
     coda: int
     heads: int
+    summary: int = 0
 
     @property
     def step(self) -> int:

@@ -163,6 +163,8 @@ class ModelConfig:
     """Layers in the shared block."""
     coda: int = 0
     """Layers after the loop. None costs no accuracy here, and makes looking at the output after every loop cheap."""
+    summary: bool = False
+    """Build g_w, which tells what a latent stands for without the decoder; deferred decoding trains it."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -220,7 +222,8 @@ SIZES: dict[str, ModelConfig] = {
 
 
 def sized(name: str, base: ModelConfig | None = None) -> ModelConfig:
-    """`base` with layers, widths and tokens of the named size; its system and its loop are no matter of size and stay.
+    """`base` with layers, widths and tokens of the named size; what is no matter of size stays: its system, its loop
+    and whether it has a summary head.
 
     Raises:
         UserError: no such size; the nearest name is suggested.
@@ -230,4 +233,4 @@ def sized(name: str, base: ModelConfig | None = None) -> ModelConfig:
         hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(SIZES)}."
         raise UserError(f"There is no model size '{name}'; {hint}")
     base = base or ModelConfig()
-    return replace(SIZES[name], system=base.system, loop=base.loop)
+    return replace(SIZES[name], system=base.system, loop=base.loop, summary=base.summary)

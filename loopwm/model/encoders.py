@@ -21,6 +21,10 @@ class EntityEncoder(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         return self.embed(observation)
 
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """W (D, F) and b (D,) of e = W o + b, for every token alike."""
+        return self.embed.weight, self.embed.bias
+
 
 class VectorEncoder(nn.Module):
     """A flat vector spread over N tokens, each with a learned position: (B, S) -> (B, N, D)."""
@@ -33,6 +37,10 @@ class VectorEncoder(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         return self.embed(observation).unflatten(-1, (self.tokens, -1)) + self.position
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """W (N D, S) and b (N D,) of e = W o + b, for all tokens together."""
+        return self.embed.weight, self.embed.bias + self.position.flatten()
 
 
 def observation_encoder(config: ModelConfig, spec: ObservationSpec) -> EntityEncoder | VectorEncoder:

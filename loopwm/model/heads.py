@@ -1,4 +1,4 @@
-"""D: what a latent says about the world. Observation, reward, continue."""
+"""D: what a latent says about the world. Observation, reward, continue; and g_w, its summary in the encoder's terms."""
 
 from __future__ import annotations
 
@@ -53,3 +53,17 @@ class ScalarHead(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return self.read(h.mean(-2))[..., 0]
+
+
+class SummaryHead(nn.Module):
+    """g_w: h_k -> what E(o_{k+1}) would be, both (..., N, D). One linear map per token, as a summary has to be cheap.
+
+    Source: arXiv 2606.18208, Eq. 20.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.read = nn.Linear(config.width, config.width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.read(h)

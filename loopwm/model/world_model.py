@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -16,7 +16,7 @@ from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.core import Held, LoopedCore
 from loopwm.model.encoders import ActionEncoder, observation_encoder
 from loopwm.model.exits import Exit, exit_for
-from loopwm.model.heads import ObservationHead, Prediction, ScalarHead
+from loopwm.model.heads import ObservationHead, Prediction, ScalarHead, SummaryHead
 from loopwm.model.trace import Trace
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.variants.stack import StackCore
@@ -59,6 +59,8 @@ class WorldModel(nn.Module):
         self.observation_head = ObservationHead(config, observation)
         self.reward_head = ScalarHead(config)
         self.continue_head = ScalarHead(config)
+        # Last, so that with it or without it the other weights begin alike.
+        self.summary_head = SummaryHead(config) if config.summary else None
         self._register_statistics(statistics)
 
     def _register_statistics(self, statistics: Statistics) -> None:
@@ -146,6 +148,21 @@ class WorldModel(nn.Module):
         observation = self.observation_head(h) * self.observation_std + self.observation_mean
         return Prediction(observation, self.reward_head(h), self.continue_head(h))
 
+    def summary(self, h: Tensor) -> Tensor:
+        """g_w(h_k): (..., N, D) -> (..., N, D), an estimate of E(o_{k+1}) without the decoder; Eq. 20.
+
+        `loopwm.model.readout.Readout` turns it into environment units.
+
+        Raises:
+            UserError: the model has no summary head.
+        """
+        if self.summary_head is None:
+            raise UserError(
+                "This model was trained without a summary head, so its latents can only be decoded; train one with "
+                "deferred decoding: loopwm train deferred"
+            )
+        return self.summary_head(h)
+
     def observe(
         self,
         observations: Tensor,
@@ -195,8 +212,45 @@ class WorldModel(nn.Module):
             (B, K, N, D): h_0 ... h_{K-1}.
 
         Raises:
-            UserError: neither `observation` nor `h`; a policy without `horizon`, or actions with another one.
+            UserError: neither `observation` nor `h`; a policy without `horizon`, or actions with another one; no step.
         """
+        steps = self._roll(actions, observation, h, horizon, num_loops, exit, trace)
+        return torch.stack(list(steps), dim=1)
+
+    def foresee(
+        self,
+        actions: Tensor | Policy,
+        *,
+        observation: Tensor | None = None,
+        h: Tensor | None = None,
+        horizon: int | None = None,
+        num_loops: int | Tensor | None = None,
+        exit: ExitConfig | None = None,
+        trace: Trace | None = None,
+    ) -> Prediction:
+        """Where K actions lead: `imagine`, with the end alone decoded and the latents on the way forgotten; Eq. 16-18.
+
+        Arguments and errors as in `imagine`.
+
+        Returns:
+            (o_K, r_{K-1}, c_{K-1}), every part with the leading axis (B,).
+        """
+        for latent in self._roll(actions, observation, h, horizon, num_loops, exit, trace):
+            h = latent
+        assert h is not None
+        return self.decode(h)
+
+    def _roll(
+        self,
+        actions: Tensor | Policy,
+        observation: Tensor | None,
+        h: Tensor | None,
+        horizon: int | None,
+        num_loops: int | Tensor | None,
+        exit: ExitConfig | None,
+        trace: Trace | None,
+    ) -> Iterator[Tensor]:
+        """h_0, h_1, ..., h_{K-1}, each (B, N, D); see `imagine`."""
         if observation is None and h is None:
             raise UserError("imagine needs a start: pass observation=o_0, or h from observe, or both.")
         steps = horizon if callable(actions) else actions.shape[1]
@@ -204,17 +258,17 @@ class WorldModel(nn.Module):
             raise UserError(
                 "imagine needs horizon=K with a policy, and with an action sequence no horizon other than its length."
             )
+        if steps < 1:
+            raise UserError("imagine needs at least one action: nothing follows from none.")
         embedding = None if observation is None else self.encode(observation)
         if h is None:
             assert embedding is not None
             h = self.initial(len(embedding))
-        latents = []
         for k in range(steps):
             action = actions(h, embedding) if callable(actions) else actions[:, k]
             h = self.step(h, action, embedding, num_loops=num_loops, exit=exit, trace=trace)
             embedding = None
-            latents.append(h)
-        return torch.stack(latents, dim=1)
+            yield h
 
     def _check_trailing(self, value: Tensor, shape: tuple[int, ...], what: str) -> None:
         if tuple(value.shape[value.ndim - len(shape) :]) != shape:
@@ -254,6 +308,7 @@ class WorldModel(nn.Module):
             loops=(num_loops or self.default_loops) if looped else 0,
             coda=layers_flops(core.coda, n, width) if looped else 0,
             heads=heads,
+            summary=0 if self.summary_head is None else linear_flops(self.summary_head, n),
         )
 
     def compile_blocks(self) -> None:
@@ -276,6 +331,8 @@ class WorldModel(nn.Module):
             times = {"retention": flops.loops, "block": flops.loops}
             parts += [(name, part, cost[name], times.get(name, 1)) for name, part in core.sections().items()]
         parts.append(("heads", [self.observation_head, self.reward_head, self.continue_head], flops.heads, 1))
+        if self.summary_head is not None:
+            parts.append(("summary", [self.summary_head], flops.summary, 1))
         lines = [f"WorldModel({self.config.system}, N={self.tokens} tokens, D={self.config.width})"]
         for name, modules, cost, times in parts:
             repeated = f" x {times} loops" if times > 1 else ""

@@ -10,6 +10,47 @@ from loopwm.errors import UserError
 
 
 @dataclass(frozen=True)
+class DeferredStudyConfig:
+    """The ablation of deferred decoding: what is repeated, and how often."""
+
+    preset: str = "deferred"
+    """Starting point of every run: data, model, windows, curriculum, updates, weights of the terms."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights, windows and depths; the recording is the same."""
+    recording_seed: int = 1
+    """Of the recording. Settings were chosen on other recordings."""
+    horizons: tuple[int, ...] = (1, 2, 5, 10, 20, 40)
+    """K at which the end of an imagined future is compared with what happened."""
+    rollouts: int = 1200
+    """At most so many imagined futures, from every 20th step of the test episodes."""
+    rounds: int = 20
+    """Turns that each way of decoding gets when time is measured."""
+    folder: Path = Path("runs/study-deferred")
+    """Where the recording and the runs go."""
+    out: Path = Path("runs/study-deferred/deferred.json")
+    """The result."""
+
+    @property
+    def command(self) -> str:
+        """What to type to get this result."""
+        words = ["loopwm", "study", "deferred", "--preset", self.preset, "--seeds", *map(str, self.seeds)]
+        words += ["--recording-seed", str(self.recording_seed), "--horizons", *map(str, self.horizons)]
+        words += ["--rollouts", str(self.rollouts), "--rounds", str(self.rounds)]
+        words += ["--folder", str(self.folder), "--out", str(self.out)]
+        return shlex.join(words)
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise UserError("A study needs at least one seed; give --seeds.")
+        if self.recording_seed < 0:
+            raise UserError(f"recording_seed must not be negative, got {self.recording_seed}.")
+        if not self.horizons or min(self.horizons) < 1:
+            raise UserError(f"horizons count steps from 1, got {self.horizons}.")
+        if min(self.rollouts, self.rounds) < 1:
+            raise UserError(f"rollouts and rounds must be at least 1, got {self.rollouts} and {self.rounds}.")
+
+
+@dataclass(frozen=True)
 class StudyConfig:
     """What is repeated, and how often."""
 

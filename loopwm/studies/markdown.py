@@ -64,6 +64,34 @@ def results_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def deferred_table(result: dict[str, Any]) -> str:
+    """What decoding only the end costs and saves, from the content of a `loopwm study deferred`."""
+    intervals, costs = result["intervals"], result["costs"]
+    horizons = result["horizons"]
+    arms = [("decoded at every step", "each"), ("decoded at the end", "deferred")]
+    ablations = [("without consistency", "no_consistency"), ("without contraction budget", "no_budget")]
+    rows = [(name, [f"mse_{key}_k{k}" for k in horizons]) for name, key in (*arms, *ablations)]
+    rows += [("ratio, end / every step", [f"dd_error_ratio_k{k}" for k in horizons])]
+    rows += [(f"ratio, {name}", [f"dd_{key}_error_ratio_k{k}" for k in horizons]) for name, key in ablations]
+    lines = ["| error at step K | " + " | ".join(f"K = {k}" for k in horizons) + " |"]
+    lines += ["|---|" + "---|" * len(horizons)]
+    lines += [f"| {name} | " + " | ".join(_interval(intervals[key]) for key in keys) + " |" for name, keys in rows]
+    seeds, sample = len(result["seeds"]), intervals[f"mse_each_k{horizons[0]}"]
+    decoded, update, imagination, memory = (costs[name] for name in ("decoded", "update", "imagination", "memory"))
+    lines += [
+        "",
+        f"Normalised squared error at the end of imagined futures, {seeds} seed{'s'[: seeds != 1]}, n = "
+        f"{sample['n']:,} futures of {sample['episodes']} test episodes at K = {horizons[0]}, 95% intervals over "
+        f"episodes; ratios are paired. To imagine {costs['horizon']} steps, {decoded['deferred']:g} latent is decoded "
+        f"instead of {decoded['each']:g}, in {imagination['ratio']:.3f} of the time ({imagination['low']:.3f} to "
+        f"{imagination['high']:.3f} over rounds). A training update takes {update['ratio']:.3f} of the time "
+        f"({update['low']:.3f} to {update['high']:.3f}) and keeps {memory['ratio']:.3f} of the memory.",
+        "",
+        f"Made by `{result['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
 def _interval(value: dict[str, Any]) -> str:
     return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 

@@ -1,10 +1,11 @@
 """Training speed of the looped model against the stack with its FLOPs: a loop must not cost more than the layers it
-replaces. Both train in one process, in turns, so that a machine that slows down slows both."""
+replaces. Runs that are compared train in one process, in turns, so that a machine that slows down slows all of them."""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,22 +55,27 @@ def throughput(config: RunConfig, settings: ThroughputConfig | None = None) -> T
     """Measure; `config.data` must be recorded."""
     settings = settings or ThroughputConfig()
     systems: tuple[System, System] = ("looped", "stack-equal-flops")
-    total = (settings.rounds + settings.warmup) * settings.updates
-    with tempfile.TemporaryDirectory() as folder:
-        trainers = []
-        for system in systems:
-            run = with_system(config, system, config.optim.lr, updates=total)
-            run = replace(run, train=replace(run.train, precision=settings.precision))
-            trainers.append(Trainer(run, Path(folder) / system))
-            trainers[-1].precision = settings.precision
-        rates = np.array([[_turn(t, settings.updates) for t in trainers] for _ in range(total // settings.updates)])
-    rates = rates[settings.warmup :]
+    rates = update_rates([with_system(config, system, config.optim.lr) for system in systems], settings)
     ratio = rates[:, 0] / rates[:, 1]
     low, middle, high = np.quantile(ratio, (0.1, 0.5, 0.9))
     looped, stack = np.median(rates, axis=0)
     return Throughput(
         float(looped), float(stack), float(middle), float(low), float(high), len(rates), torch.get_num_threads()
     )
+
+
+def update_rates(configs: Sequence[RunConfig], settings: ThroughputConfig) -> np.ndarray:
+    """Updates per second of every run in every round, (rounds, runs); runs take turns within a round."""
+    total = (settings.rounds + settings.warmup) * settings.updates
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = []
+        for index, config in enumerate(configs):
+            settled = replace(config.train, precision=settings.precision, updates=total)
+            optim = replace(config.optim, warmup=min(config.optim.warmup, total))
+            trainers.append(Trainer(replace(config, train=settled, optim=optim), Path(folder) / str(index)))
+            trainers[-1].precision = settings.precision
+        rates = np.array([[_turn(t, settings.updates) for t in trainers] for _ in range(total // settings.updates)])
+    return rates[settings.warmup :]
 
 
 def _turn(trainer: Trainer, updates: int) -> float:

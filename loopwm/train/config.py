@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from loopwm.errors import UserError
@@ -48,6 +48,25 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class DeferredConfig:
+    """Eq. 20-21: what is asked of the latents on the way to the only one that is decoded."""
+
+    alpha: float = 1.0
+    """Weight of the consistency of g_w(h_k) with the embedding of what was really seen; 0 leaves it out."""
+    beta: float = 0.1
+    """Weight of the contraction budget; 0 leaves it out."""
+    cmax: float = 1.0
+    """Cmax, how far the latent may move per step, |h_{k+1} - h_k| / sqrt(N D), on average over a window."""
+
+    def __post_init__(self) -> None:
+        require(min(self.alpha, self.beta) >= 0, "loss.deferred.alpha and loss.deferred.beta must not be negative.")
+        require(self.cmax > 0, f"loss.deferred.cmax must be positive, got {self.cmax}: a world that moves needs some.")
+
+
+Decoding = Literal["each", "deferred"]
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """Eq. 10: observation + reward + continue, over windows that are partly seen and partly imagined."""
 
@@ -57,10 +76,24 @@ class LossConfig:
     """lambda_c, weight of the cross-entropy of the continue flag."""
     observed: float = 0.5
     """Share of the windows in which every observation is shown; the others go blind after a random step."""
+    imagined: bool = False
+    """Show o_0 of every window and no more, whatever `observed` says."""
+    decoding: Decoding = "each"
+    """Decode `each` step of a window, or imagine it from o_0 and decode its end only (`deferred`, Eq. 16-22)."""
+    deferred: DeferredConfig = field(default_factory=DeferredConfig)
+    """Of deferred decoding."""
 
     def __post_init__(self) -> None:
+        require(
+            self.decoding in ("each", "deferred"), f"loss.decoding must be each or deferred, got '{self.decoding}'."
+        )
         require(min(self.reward, self.continues) >= 0, "loss.reward and loss.continues must not be negative.")
         require(0 <= self.observed <= 1, f"loss.observed is a share in [0, 1], got {self.observed}.")
+
+    @property
+    def trains_summary(self) -> bool:
+        """Whether g_w learns anything."""
+        return self.decoding == "deferred" and self.deferred.alpha > 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +106,8 @@ class TrainConfig:
     """B, windows per update."""
     window: int = 4
     """K, transitions per window."""
+    curriculum: int = 0
+    """Delta, updates until windows get one transition longer, from 1 up to `window`; 0 starts with whole windows."""
     seed: int = 0
     """Seeds the weights, the windows and the depths."""
     device: str = "auto"
@@ -94,3 +129,8 @@ class TrainConfig:
         for name in ("updates", "batch", "window", "log_every", "validate_every", "max_skipped"):
             require(getattr(self, name) >= 1, f"train.{name} must be at least 1, got {getattr(self, name)}.")
         require(self.checkpoint_every > 0, f"train.checkpoint_every must be positive, got {self.checkpoint_every}.")
+        require(self.curriculum >= 0, f"train.curriculum must not be negative, got {self.curriculum}.")
+
+    def horizon(self, update: int) -> int:
+        """Eq. 22: K of update 0, 1, ...: min(Kmax, 1 + floor(update / Delta)), with Kmax = `window`."""
+        return min(self.window, 1 + update // self.curriculum) if self.curriculum else self.window

@@ -1,8 +1,9 @@
-"""Eq. 9-10: what a window costs."""
+"""Eq. 9-10: what a window costs when every step of it is decoded. `deferred.py` has the other way."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,17 +16,56 @@ from loopwm.train.config import LossConfig
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Eq. 10 and its three terms, each a scalar: `total` = observation + lambda_r reward + lambda_c continue."""
+    """Eq. 10 and its three terms, each a scalar: `total` = observation + lambda_r reward + lambda_c continue.
+
+    `further`: other terms that `total` has, and numbers worth watching, by their name in the log.
+    """
 
     total: Tensor
     observation: Tensor
     reward: Tensor
     continues: Tensor
+    further: dict[str, Tensor] = field(default_factory=dict)
 
     def detached(self) -> dict[str, float]:
         """The terms as plain numbers, under the names used in the log."""
         names = {"loss": self.total, "observation": self.observation, "reward": self.reward, "continue": self.continues}
-        return {name: float(value.detach()) for name, value in names.items()}
+        return {name: float(value.detach()) for name, value in (names | self.further).items()}
+
+
+class Objective(Protocol):
+    """How windows are unrolled in training, and what their latents are held to."""
+
+    def unroll(
+        self, model: WorldModel, windows: Windows, num_loops: Tensor | int | None, draws: torch.Generator
+    ) -> Tensor:
+        """h_0 ... h_{K-1} of the windows, (B, K, N, D). All that is random here comes from `draws`."""
+        ...
+
+    def terms(self, model: WorldModel, windows: Windows, latents: Tensor) -> LossTerms:
+        """The cost of `latents` (B, K, N, D), one per transition of `windows`."""
+        ...
+
+
+class PerStepDecoding:
+    """Eq. 9-10: every latent is decoded."""
+
+    def __init__(self, config: LossConfig, reward_std: float) -> None:
+        self.config, self.reward_std = config, reward_std
+
+    def unroll(
+        self, model: WorldModel, windows: Windows, num_loops: Tensor | int | None, draws: torch.Generator
+    ) -> Tensor:
+        """With the observations in view that `visible_steps` draws, or with o_0 alone."""
+        if self.config.imagined:
+            return model.imagine(windows.actions, observation=windows.observations[:, 0], num_loops=num_loops)
+        batch, window = windows.rewards.shape
+        visible = visible_steps(batch, window, self.config.observed, draws)
+        return unroll(model, windows, visible.to(windows.rewards.device), num_loops)
+
+    def terms(self, model: WorldModel, windows: Windows, latents: Tensor) -> LossTerms:
+        """Eq. 10."""
+        return window_loss(model, windows, latents, self.config, self.reward_std)
 
 
 def visible_steps(batch: int, window: int, observed: float, generator: torch.Generator) -> Tensor:

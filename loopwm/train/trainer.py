@@ -23,9 +23,10 @@ from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress, SilentProgress
 from loopwm.train.checkpoint import NAME, Blueprint, Checkpoint, read_checkpoint, save_checkpoint
+from loopwm.train.deferred import DeferredDecoding
 from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, resolve_device
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
-from loopwm.train.losses import LossTerms, unroll, visible_steps, window_loss
+from loopwm.train.losses import LossTerms, Objective, PerStepDecoding
 from loopwm.train.optimiser import Average, adamw, learning_rate, set_rate
 from loopwm.train.validation import validate
 
@@ -133,9 +134,13 @@ class Trainer:
                 "nothing to learn; record another world."
             )
         self.sampler = WindowSampler(columns, train_episodes, config.train.seed)
+        # Windows may grow during training; that the longest fits is known before it starts.
+        self.sampler.ends(config.train.window)
         self.validation = all_windows(columns, validation_episodes, length=10, stride=10)
         torch.manual_seed(config.train.seed)
         self.model = WorldModel(config.model, observation, action, self.statistics).to(self.device)
+        kind = DeferredDecoding if config.loss.decoding == "deferred" else PerStepDecoding
+        self.objective: Objective = kind(config.loss, self.statistics.reward_std)
         self.average = Average(self.model, config.optim.ema)
         self.optimiser = adamw(self.model, config.optim)
         # Each has its own stream: a stack draws no depths, yet must be shown what the looped model is shown.
@@ -151,24 +156,24 @@ class Trainer:
     # ---- one update ----
 
     def loss(self, windows: Windows, precision: Precision) -> LossTerms:
-        """Draw depths and visibility, unroll, and compare: Eq. 10."""
-        config = self.config
-        batch, window = windows.rewards.shape
-        loops = sample_loops(config.model.loop, batch, self.depth_draws) if self.model.core.loopable else None
-        visible = visible_steps(batch, window, config.loss.observed, self.visibility_draws).to(self.device)
+        """Draw depths and visibility, unroll, and compare: Eq. 10 or 19."""
+        looped = self.model.core.loopable
+        loops = sample_loops(self.config.model.loop, len(windows), self.depth_draws) if looped else None
         with autocast(self.device, precision):
-            latents = unroll(self.model, windows, visible, loops)
-        return window_loss(self.model, windows, latents.float(), config.loss, self.statistics.reward_std)
+            latents = self.objective.unroll(self.model, windows, loops, self.visibility_draws)
+        return self.objective.terms(self.model, windows, latents.float())
 
     def draw(self) -> Windows:
         """The next training batch, on the device."""
-        return self.sampler.sample(self.config.train.batch, self.config.train.window).to(self.device)
+        settings = self.config.train
+        return self.sampler.sample(settings.batch, settings.horizon(self.update)).to(self.device)
 
     def advance(self) -> dict[str, float]:
         """One optimiser update; a non-finite loss or gradient is counted and skipped."""
         rate = learning_rate(self.config.optim, self.update, self.config.train.updates)
         set_rate(self.optimiser, rate)
-        terms = self.loss(self.draw(), self.precision)
+        windows = self.draw()
+        terms = self.loss(windows, self.precision)
         self.optimiser.zero_grad(set_to_none=True)
         terms.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
@@ -180,7 +185,8 @@ class Trainer:
         else:
             self.skipped += 1
         self.update += 1
-        return {**terms.detached(), "gradient_norm": float(norm), "lr": rate, "finite": float(finite)}
+        fields = {"window": windows.rewards.shape[1], "gradient_norm": float(norm), "lr": rate, "finite": float(finite)}
+        return terms.detached() | fields
 
     def settle_precision(self) -> None:
         """Choose the precision, by measuring when asked to; leaves every random stream as it was."""
