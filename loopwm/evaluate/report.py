@@ -19,6 +19,7 @@ from loopwm.evaluate.findings import Finding, findings
 from loopwm.evaluate.rollout import open_loop
 from loopwm.evaluate.segments import rollouts
 from loopwm.files import atomic_write, refuse_existing, write_json
+from loopwm.monitor.section import MonitorSection, monitor_section
 from loopwm.train.checkpoint import load
 from loopwm.train.journal import read_log, versions
 
@@ -66,6 +67,7 @@ def write_report(
         command,
         [read_log(run) for run in runs],
         typical_rollout(runs[0], evaluations[0]),
+        monitor_section(runs[0]),
     )
     # The JSON file comes last and marks the report as complete.
     with atomic_write(out / HTML) as aside:
@@ -115,6 +117,7 @@ def render(
     command: str,
     logs: Sequence[list[dict[str, Any]]],
     rollout: tuple[Animation, Scene] | None,
+    monitor: MonitorSection | None = None,
 ) -> str:
     """The page as HTML. Nothing is measured here."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -147,6 +150,7 @@ def render(
         processor=comparison.processor,
         animation=rollout[0] if rollout else None,
         scene=rollout[1] if rollout else None,
+        monitor=monitor,
     )
 
 
