@@ -109,6 +109,11 @@ class Elements(HTMLParser):
 # ---- the page ----
 
 
+def test_the_page_shows_how_the_leading_run_looped_when_its_training_ended(page):
+    assert "Does it loop as it did?" in page
+    assert 'id="monitor-residual"' in page and 'id="monitor-halting"' in page
+
+
 def test_the_page_needs_no_network_and_no_scripts_and_is_small(page):
     assert len(page.encode()) < 2_000_000
     elements = Elements(page)

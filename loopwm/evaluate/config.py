@@ -74,3 +74,28 @@ class EvaluateConfig:
         """Whether two evaluations of one recording looked at the same transitions, so that errors can be paired."""
         names = ("split", "context", "transitions", "horizon", "stride", "rollouts", "seed")
         return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
+@dataclass(frozen=True)
+class LyapunovConfig:
+    """How the largest Lyapunov exponents of a model and of the engine it imitates are measured."""
+
+    starts: int = 64
+    """Trajectories, each from the opening observation of an episode of its own."""
+    burn_in: int = 20
+    """Steps before anything is counted, in which the tangent turns towards the direction that grows most."""
+    steps: int = 100
+    """Steps counted."""
+    epsilon: float = 1e-8
+    """Distance of the engine's twin, in standard deviations. Large against rounding, small against a contact."""
+    seed: int = 0
+    """Of the starts, the actions and the initial directions."""
+
+    def __post_init__(self) -> None:
+        if self.starts < 2 or self.steps < 1 or self.burn_in < 0 or self.seed < 0:
+            raise UserError(
+                f"lyapunov needs starts of at least 2, steps of at least 1, and no negative burn_in or seed, got "
+                f"{self.starts}, {self.steps}, {self.burn_in} and {self.seed}."
+            )
+        if not 1e-12 <= self.epsilon <= 0.1:
+            raise UserError(f"lyapunov.epsilon must lie in [1e-12, 0.1], got {self.epsilon}: below, twins only round.")

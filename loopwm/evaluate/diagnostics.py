@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,12 @@ from loopwm.evaluate.rollout import one_step
 from loopwm.evaluate.scores import Scorer
 from loopwm.evaluate.segments import Segments
 from loopwm.model.core import LoopedCore
+from loopwm.model.heads import Prediction
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
 
-# Below this, the relative change of a float32 latent is mostly rounding.
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
+"""Below this, the relative change of a float32 latent is mostly rounding."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def settling(model: WorldModel, segments: Segments, loops: int) -> Settling | No
     residual = trace.residual.cpu().double().numpy()[:, segments.valid]
     low, median, high = np.quantile(residual, (0.1, 0.5, 0.9), axis=1)
     before, after = residual[loops // 2 : -1], residual[loops // 2 + 1 :]
-    factors = after[after > _ROUNDING] / before[after > _ROUNDING]
+    factors = after[after > ROUNDING] / before[after > ROUNDING]
     rate = float(np.median(factors)) if factors.size else float("nan")
     return Settling(tuple(low.tolist()), tuple(median.tolist()), tuple(high.tolist()), rate, residual.shape[1])
 
@@ -254,27 +255,44 @@ def stability(model: WorldModel, segments: Segments, *, steps: int, rollouts: in
     A bounded norm is enforced by the normalisation of the carried latent; what could still go wrong is a number that is
     not finite, or a decoded observation (`reach`) that no recording ever showed.
     """
-    scorer, rng = Scorer.of(model), np.random.default_rng(seed)
-    pool = segments.actions[segments.valid]
+    scorer, every = Scorer.of(model), max(1, steps // 100)
+    low, high, reach, nonfinite = [], [], [], 0
+    for latents, prediction in stretches(model, segments, steps, rollouts, every, seed):
+        norm = latents.cpu().double().square().mean((-1, -2)).sqrt()
+        decoded = np.abs(scorer.normalise(prediction.observation.cpu().numpy()))[..., scorer.changing]
+        nonfinite += not_finite(latents, prediction)
+        low.append(float(norm.min()))
+        high.append(float(norm.max()))
+        reach.append(float(decoded.max()))
+    recorded = np.abs(scorer.normalise(segments.observations))[..., scorer.changing].max()
+    return Stability(steps, rollouts, every, tuple(low), tuple(high), tuple(reach), float(recorded), nonfinite)
+
+
+def stretches(
+    model: WorldModel, segments: Segments, steps: int, rollouts: int, every: int, seed: int
+) -> Iterator[tuple[Tensor, Prediction]]:
+    """A very long imagined rollout in stretches of `every` steps: latents (rollouts, every, N, D) and their decoding.
+
+    It starts at the opening observations of segments drawn at random, and goes on under recorded actions in random
+    order.
+    """
+    rng, pool = np.random.default_rng(seed), segments.actions[segments.valid]
     start = torch.as_tensor(
         segments.observations[rng.choice(len(segments), rollouts, replace=len(segments) < rollouts), 0],
         device=model.device,
     )
-    every = max(1, steps // 100)
-    h, low, high, reach, nonfinite = None, [], [], [], 0
-    with torch.inference_mode():
-        for first in range(0, steps, every):
-            length = min(every, steps - first)
-            actions = torch.as_tensor(pool[rng.integers(len(pool), size=(rollouts, length))], device=model.device)
+    h: Tensor | None = None
+    for first in range(0, steps, every):
+        length = min(every, steps - first)
+        actions = torch.as_tensor(pool[rng.integers(len(pool), size=(rollouts, length))], device=model.device)
+        with torch.inference_mode():
             latents = model.imagine(actions, observation=start if h is None else None, h=h)
-            h = latents[:, -1]
             prediction = model.decode(latents)
-            norm = latents.cpu().double().square().mean((-1, -2)).sqrt()
-            decoded = np.abs(scorer.normalise(prediction.observation.cpu().numpy()))[..., scorer.changing]
-            numbers = (latents, prediction.observation, prediction.reward, prediction.continue_logit)
-            nonfinite += sum(int((~number.isfinite()).sum()) for number in numbers)
-            low.append(float(norm.min()))
-            high.append(float(norm.max()))
-            reach.append(float(decoded.max()))
-    recorded = np.abs(scorer.normalise(segments.observations))[..., scorer.changing].max()
-    return Stability(steps, rollouts, every, tuple(low), tuple(high), tuple(reach), float(recorded), nonfinite)
+        h = latents[:, -1]
+        yield latents, prediction
+
+
+def not_finite(latents: Tensor, prediction: Prediction) -> int:
+    """Latent and decoded numbers that are NaN or infinite."""
+    numbers = (latents, prediction.observation, prediction.reward, prediction.continue_logit)
+    return sum(int((~number.isfinite()).sum()) for number in numbers)

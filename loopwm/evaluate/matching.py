@@ -24,11 +24,13 @@ class DifficultyBins:
     Attributes:
         label: name of the label.
         names: G names of the bins, easiest to hardest.
+        edges: (G,) where each bin begins; the easiest also holds what lies below.
         index: (n,) bin of every transition.
     """
 
     label: str
     names: tuple[str, ...]
+    edges: tuple[float, ...]
     index: npt.NDArray[np.int64]
 
 
@@ -46,7 +48,9 @@ def difficulty_bins(label: str, values: Array, quantiles: int = 5) -> Difficulty
         names = (["0"] if zeros else []) + [f"{a:.2g}-{b:.2g}" for a, b in pairwise(cuts)]
     index = np.searchsorted(np.asarray(edges[1:], np.float64), values, side="right")
     kept, index = np.unique(index, return_inverse=True)
-    return DifficultyBins(label, tuple(names[k] for k in kept), index.astype(np.int64))
+    return DifficultyBins(
+        label, tuple(names[k] for k in kept), tuple(float(edges[k]) for k in kept), index.astype(np.int64)
+    )
 
 
 def _count_name(edge: int, edges: list[int], largest: int) -> str:

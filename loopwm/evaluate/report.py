@@ -19,6 +19,7 @@ from loopwm.evaluate.findings import Finding, findings
 from loopwm.evaluate.guarantees import CertificateNote, calibration_figure, certificate_note
 from loopwm.evaluate.segments import rollouts
 from loopwm.files import atomic_write, refuse_existing, write_json
+from loopwm.monitor.section import MonitorSection, monitor_section
 from loopwm.train.checkpoint import load
 from loopwm.train.journal import read_log, versions
 
@@ -69,6 +70,7 @@ def write_report(
         typical_rollout(runs[0], evaluations[0]),
         certificate,
         calibration,
+        monitor_section(runs[0]),
     )
     # The JSON file comes last and marks the report as complete.
     with atomic_write(out / HTML) as aside:
@@ -122,6 +124,7 @@ def render(
     rollout: tuple[Animation, Scene] | None,
     certificate: CertificateNote | None = None,
     calibration: figures.Figure | None = None,
+    monitor: MonitorSection | None = None,
 ) -> str:
     """The page as HTML. Nothing is measured here."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -158,6 +161,7 @@ def render(
         processor=comparison.processor,
         animation=rollout[0] if rollout else None,
         scene=rollout[1] if rollout else None,
+        monitor=monitor,
     )
 
 

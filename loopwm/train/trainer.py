@@ -20,6 +20,10 @@ from loopwm.errors import LoopwmError, UserError
 from loopwm.interrupts import deferred_interrupt
 from loopwm.model.depth import sample_loops
 from loopwm.model.world_model import WorldModel
+from loopwm.monitor.config import ProfileConfig
+from loopwm.monitor.reference import FILE as REFERENCE
+from loopwm.monitor.reference import measure
+from loopwm.monitor.reference import store as store_reference
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress, SilentProgress
 from loopwm.train.checkpoint import NAME, Blueprint, Checkpoint, read_checkpoint, save_checkpoint
@@ -124,19 +128,19 @@ class Trainer:
         self.device = resolve_device(config.train.device)
         with Store.open(config.data) as store:
             self.digest = store.digest
-            columns = open_memmap(store)
-            train_episodes, validation_episodes = store.split("train"), store.split("validation")
-            self.statistics = compute_statistics(columns, train_episodes)
+            self.columns = open_memmap(store)
+            train_episodes, self.validation_episodes = store.split("train"), store.split("validation")
+            self.statistics = compute_statistics(self.columns, train_episodes)
             observation, action = store.meta.observation, store.meta.action
         if not self.statistics.observation_changes.any():
             raise UserError(
                 f"In the training episodes of {config.data} no feature of the observation ever changes, so there is "
                 "nothing to learn; record another world."
             )
-        self.sampler = WindowSampler(columns, train_episodes, config.train.seed)
+        self.sampler = WindowSampler(self.columns, train_episodes, config.train.seed)
         # Windows may grow during training; that the longest fits is known before it starts.
         self.sampler.ends(config.train.window)
-        self.validation = all_windows(columns, validation_episodes, length=10, stride=10)
+        self.validation = all_windows(self.columns, self.validation_episodes, length=10, stride=10)
         torch.manual_seed(config.train.seed)
         self.model = WorldModel(config.model, observation, action, self.statistics).to(self.device)
         kind = DeferredDecoding if config.loss.decoding == "deferred" else PerStepDecoding
@@ -228,7 +232,7 @@ class Trainer:
         """Update until done, interrupted or hopeless; save on the way and at the end."""
         settings = self.config.train
         journal = Journal(self.run, self.update)
-        bad_in_a_row, saved_at = 0, time.monotonic()
+        begun, bad_in_a_row, saved_at = self.update, 0, time.monotonic()
         try:
             with deferred_interrupt() as stopped:
                 while self.update < settings.updates:
@@ -260,6 +264,11 @@ class Trainer:
                         )
         finally:
             journal.close()
+        # After the last checkpoint: a run that is killed here is resumed here.
+        if self.model.core.loopable and (self.update > begun or not (self.run / REFERENCE).is_file()):
+            store_reference(
+                measure(self.run, self.columns, self.validation_episodes, ProfileConfig(), device=self.device), self.run
+            )
         return TrainResult(self.run, self.last_validation, self.update, self.skipped, self.seconds)
 
     # ---- everything that must survive ----

@@ -132,8 +132,11 @@ class Billiards(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def observation(self) -> np.ndarray:
         """The discs now: (M, 5) float32."""
-        rows = [(*body.position, *body.velocity, float(i == 0)) for i, body in enumerate(self._bodies)]
-        return np.array(rows, dtype=np.float32)
+        return self.state().astype(np.float32)
+
+    def state(self) -> np.ndarray:
+        """The observation as the engine has it, in double precision: (M, 5) float64, for `set_state`."""
+        return np.array([(*body.position, *body.velocity, float(i == 0)) for i, body in enumerate(self._bodies)])
 
     def set_state(self, observation: np.ndarray) -> None:
         """Rebuild the engine so that `observation` (M, 5) is what it shows; the step counter starts again at 0.
