@@ -9,7 +9,7 @@ from pathlib import Path
 from loopwm.errors import UserError
 from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
 from loopwm.model.config import CERTIFIED_LOOP, LoopConfig, ModelConfig
-from loopwm.train.config import LossConfig, OptimConfig, TrainConfig
+from loopwm.train.config import HaltConfig, LossConfig, OptimConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class RunConfig:
     """Optimiser and schedule."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the terms, and how much of a window is shown."""
+    halt: HaltConfig = field(default_factory=HaltConfig)
+    """A gate trained together with the core; off."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Length, batch, seed, device, precision."""
 
@@ -33,6 +35,10 @@ class RunConfig:
                 f"optim.warmup ({self.optim.warmup}) is longer than the whole training (train.updates = "
                 f"{self.train.updates}); lower it."
             )
+        self._check_summary()
+        self._check_halting()
+
+    def _check_summary(self) -> None:
         if self.loss.trains_summary and not self.model.summary:
             raise UserError(
                 "loss.decoding 'deferred' trains the summary head, and this model has none: start from the preset "
@@ -42,6 +48,25 @@ class RunConfig:
             raise UserError(
                 "model.summary builds a head that nothing here trains: it needs loss.decoding 'deferred' with "
                 "loss.deferred.alpha above 0."
+            )
+
+    def _check_halting(self) -> None:
+        mode = self.halt.mode
+        if mode == "off":
+            return
+        if self.model.system != "looped":
+            raise UserError(
+                f"halt.mode '{mode}' needs model.system 'looped': a {self.model.system} has no loop to leave."
+            )
+        if self.model.loop.gradient != "all":
+            raise UserError(
+                f"halt.mode '{mode}' reads every loop, so it needs model.loop.gradient 'all', not "
+                f"'{self.model.loop.gradient}'."
+            )
+        if self.loss.decoding != "each" or self.loss.imagined:
+            raise UserError(
+                f"halt.mode '{mode}' decodes every step of a partly observed window, so it needs loss.decoding 'each' "
+                "without loss.imagined."
             )
 
 

@@ -19,6 +19,7 @@ from loopwm.data.windows import SamplerState, Windows, WindowSampler, all_window
 from loopwm.errors import LoopwmError, UserError
 from loopwm.interrupts import deferred_interrupt
 from loopwm.model.depth import sample_loops
+from loopwm.model.gate import Gate, GateConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.monitor.config import ProfileConfig
 from loopwm.monitor.reference import FILE as REFERENCE
@@ -26,11 +27,21 @@ from loopwm.monitor.reference import measure
 from loopwm.monitor.reference import store as store_reference
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress, SilentProgress
-from loopwm.train.checkpoint import NAME, Blueprint, Checkpoint, read_checkpoint, save_checkpoint
+from loopwm.train.checkpoint import (
+    NAME,
+    Blueprint,
+    Checkpoint,
+    gate_parts,
+    read_checkpoint,
+    save_checkpoint,
+    weights_digest,
+    world_weights,
+)
 from loopwm.train.deferred import DeferredDecoding
+from loopwm.train.halting import halting_loss
 from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, resolve_device
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
-from loopwm.train.losses import LossTerms, Objective, PerStepDecoding
+from loopwm.train.losses import LossTerms, Objective, PerStepDecoding, visible_steps
 from loopwm.train.optimiser import Average, adamw, learning_rate, set_rate
 from loopwm.train.validation import validate
 
@@ -145,6 +156,9 @@ class Trainer:
         self.model = WorldModel(config.model, observation, action, self.statistics).to(self.device)
         kind = DeferredDecoding if config.loss.decoding == "deferred" else PerStepDecoding
         self.objective: Objective = kind(config.loss, self.statistics.reward_std)
+        if config.halt.mode != "off":
+            gate = GateConfig(config.halt.mode, marks=config.model.loop.mu)
+            self.model.gate = Gate(gate, config.model.width).to(self.device)
         # Refused here, not at the first validation.
         self.model.exit_rule(config.train.exit)
         self.average = Average(self.model, config.optim.ema)
@@ -162,9 +176,21 @@ class Trainer:
     # ---- one update ----
 
     def loss(self, windows: Windows, precision: Precision) -> LossTerms:
-        """Draw depths and visibility, unroll, and compare: Eq. 10 or 19."""
-        looped = self.model.core.loopable
-        loops = sample_loops(self.config.model.loop, len(windows), self.depth_draws) if looped else None
+        """Draw depths and visibility, unroll, and compare: Eq. 10 or 19, or with a gate in training."""
+        config, looped = self.config, self.model.core.loopable
+        loops = sample_loops(config.model.loop, len(windows), self.depth_draws) if looped else None
+        if loops is not None and config.halt.mode != "off":
+            visible = visible_steps(*windows.rewards.shape, config.loss.observed, self.visibility_draws)
+            with autocast(self.device, precision):
+                return halting_loss(
+                    self.model,
+                    windows,
+                    visible.to(self.device),
+                    loops,
+                    config.loss,
+                    config.halt,
+                    self.statistics.reward_std,
+                )
         with autocast(self.device, precision):
             latents = self.objective.unroll(self.model, windows, loops, self.visibility_draws)
         return self.objective.terms(self.model, windows, latents.float())
@@ -275,8 +301,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write RUN/checkpoint.safetensors."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"ema.{name}": value for name, value in self.average.model.state_dict().items()}
+        averaged = world_weights(self.average.model)
+        tensors = {f"model.{name}": value for name, value in world_weights(self.model).items()}
+        tensors |= {f"ema.{name}": value for name, value in averaged.items()}
         optimiser = self.optimiser.state_dict()["state"]
         tensors |= {f"optimiser.{i}.{name}": value for i, slot in optimiser.items() for name, value in slot.items()}
         tensors["draws.depth"] = self.depth_draws.get_state()
@@ -291,7 +318,14 @@ class Trainer:
             "validation": self.last_validation,
             "data_digest": self.digest,
         }
-        save_checkpoint(self.run / NAME, Blueprint.of(self.model), tensors, state)
+        blueprint, extras = Blueprint.of(self.model), {}
+        if self.model.gate is not None and self.average.model.gate is not None:
+            # Apart from the gate that is used, because `loopwm train-gate` may replace that one.
+            for name, gate in (("joint_model", self.model.gate), ("joint_ema", self.average.model.gate)):
+                tensors |= {f"{name}.{part}": value for part, value in gate.state_dict().items()}
+            used, extras["gate"] = gate_parts(self.average.model.gate, weights_digest(blueprint, averaged))
+            tensors |= used
+        save_checkpoint(self.run / NAME, blueprint, tensors, state, extras)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put everything back as `save` found it.
@@ -307,6 +341,9 @@ class Trainer:
             )
         checkpoint.restore(self.model, "model")
         checkpoint.restore(self.average.model, "ema")
+        if self.model.gate is not None and self.average.model.gate is not None:
+            self.model.gate.load_state_dict(checkpoint.part("joint_model"))
+            self.average.model.gate.load_state_dict(checkpoint.part("joint_ema"))
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in checkpoint.part("optimiser").items():
             index, key = name.split(".", 1)
