@@ -81,12 +81,13 @@ class Calibration:
     @property
     def claim(self) -> str:
         """What is promised, in words."""
-        certain = "" if self.method == "betting" else ", by the central limit theorem, which is an approximation,"
+        certain = "" if self.method == "betting" else " (by the central limit theorem, an approximation)"
+        cut = " and ".join(f"{value:.3g} {name}" for name, value in self.largest.items())
         return (
-            f"With probability {self.confidence:g}{certain} leaving by '{self.exit.rule}' below "
-            f"{self.exit.threshold:g} adds less than {self.excess:.2%} to the mean error of an episode drawn from where "
-            f"these {self.episodes} come from: one step ahead, and over the model's own rollouts of {self.horizon} "
-            "steps."
+            f"With probability {self.confidence:g}{certain}, leaving by '{self.exit.rule}' below "
+            f"{self.exit.threshold:g} adds less than {self.excess:.2%} to the mean error of episodes like these "
+            f"{self.episodes}, one step ahead and over the model's own rollouts of {self.horizon} steps; an episode's "
+            f"error counts up to {cut}."
         )
 
 
