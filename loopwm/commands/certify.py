@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from loopwm.certify.config import MeasureConfig
 from loopwm.commands.arguments import parse
-
-if TYPE_CHECKING:
-    from loopwm.certify.certificate import Certificate
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ def main(words: list[str]) -> None:
     arguments = parse(Certify, words, "certify")
     # Imported here because torch takes seconds, and mistakes in the options are answered before.
     from loopwm.certify.certificate import FILE, certify, check
+    from loopwm.certify.words import summary
 
     if arguments.check is not None:
         print(summary(check(arguments.run, arguments.check)))
@@ -44,34 +42,3 @@ def main(words: list[str]) -> None:
         return
     print(summary(certify(arguments.run, arguments.data, arguments.measure)))
     print(f"certificate: {arguments.run / FILE}")
-
-
-def summary(claims: Certificate) -> str:
-    """The claims, one a line, in words that do not promise more than they hold."""
-    bounds, claim, measured = claims.boundedness, claims.contraction, claims.measured
-    lines = [f"sha256 of the averaged weights: {claims.sha256}"]
-    lines += ["B. bounded, for every input and any number of steps and loops (2-norm of one token):"]
-    lines += [f"  carried latent h_k       at most {bounds.carried:.4g}"]
-    if bounds.state is not None:
-        given = "" if bounds.observed is None else f", for observations within {bounds.observed:g} standard deviations"
-        lines += [
-            f"  loop state h^(t)         at most {bounds.state:.4g}, one number of it at most {bounds.channel:.4g}"
-            f"{given}"
-        ]
-    if claim is not None:
-        worst = ", ".join(f"{loops} to {share}" for share, loops in claim.loops_to.items())
-        lines += ["C. contracting, for every input, in |x|_* = |(1 - Abar)^(-1/2) x|:"]
-        lines += [f"  rho = {claim.rate:.5f} per loop: L = {claim.lipschitz:.6f}, d_min = {claim.d_min:.4f}"]
-        lines += [f"  loops that always bring the distance to the fixed point to a share of what it was: {worst}"]
-        lines += [f"  distance still to go: at most {claim.exit_factor:.4g} times the last loop's step"]
-    elif measured is not None:
-        lines += ["C. not claimed: this core was not trained with model.loop.certified"]
-        lines += [
-            f"  measured, not proved: factor per whole step of the loop {measured.median:.4f} (median), "
-            f"{measured.worst:.4f} (largest), at n = {measured.n} held-out states after {measured.loops} loops, "
-            f"{measured.settled:.0%} of them settled"
-        ]
-    else:
-        lines += ["C. not claimed: a stack has no loop"]
-    lines += ["Stable is not accurate: nothing here says that a prediction or an imagined future is right."]
-    return "\n".join(lines)

@@ -16,6 +16,7 @@ from loopwm.progress import TerminalProgress
 if TYPE_CHECKING:
     from loopwm.evaluate.bootstrap import Interval
     from loopwm.evaluate.evaluation import Evaluation
+    from loopwm.evaluate.frontier import Frontier
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def main(words: list[str]) -> None:
 
 def table(result: Evaluation) -> str:
     """The main errors of an evaluation, one a line."""
+    from loopwm.evaluate.early import in_words
+
     info = result.run
     who = [f"{point.loops} loop{'s'[: point.loops != 1]}" for point in result.depth]
     if info.system != "looped":
@@ -63,11 +66,38 @@ def table(result: Evaluation) -> str:
     lines += ["one step ahead"]
     lines += [row(name, point.error) for name, point in zip(who, result.depth, strict=True)]
     lines += [row(name, error) for name, error in result.controls.items()]
+    if result.early is not None:
+        lines += [
+            row(in_words(result.early.exit, info.loops), result.early.one_step),
+            f"  {spent(result.early.loops, info.loops)}",
+        ]
     last = len(result.horizon[0].error)
     for steps in sorted({min(10, last), last}):
         lines += [f"{steps} steps ahead"]
         lines += [row(curve.name, curve.error[steps - 1]) for curve in result.horizon]
+        if result.early is not None:
+            lines += [row(in_words(result.early.exit, info.loops), result.early.open_loop[steps - 1])]
+    if result.early is not None:
+        lines += [f"  {spent(result.early.open_loop_loops, info.loops)}"]
+    if result.frontier is not None:
+        lines += [frontier_line(result.frontier)]
     return "\n".join(lines)
+
+
+def spent(loops: Interval, mu: int) -> str:
+    """What leaving early saves."""
+    return f"  with that exit {loops.mean:.2f} of {mu} loops"
+
+
+def frontier_line(found: Frontier) -> str:
+    """The rule that needs fewest loops."""
+    from loopwm.evaluate.early import in_words
+
+    best = in_words(found.fewest_loops, found.fewest_loops_cap)
+    return (
+        f"fewest loops within {100 * found.tolerance:g}% of the error at T = {found.mu}: {best}, "
+        f"{100 * found.fewest_loops_share:.0f}% of the loops"
+    )
 
 
 def row(name: str, error: Interval) -> str:

@@ -56,8 +56,11 @@ def main(words: list[str]) -> None:
         result = continued(parse(Resume, words, "train").resume)
     else:
         result = trained(parse_train(words))
-    errors = ", ".join(f"{name.replace('_', '-')} error {value:.4f}" for name, value in result.validation.items())
-    print(f"Trained {result.run}: {result.updates} updates in {duration(result.seconds)}; on validation {errors}")
+    found = ", ".join(
+        f"{name.replace('_', '-')}{'' if name.endswith('loops') else ' error'} {value:.4f}"
+        for name, value in result.validation.items()
+    )
+    print(f"Trained {result.run}: {result.updates} updates in {duration(result.seconds)}; on validation {found}")
     if result.skipped:
         print(f"{result.skipped} updates were skipped because their loss or gradient was not finite.")
     print(f"next: loopwm evaluate {shlex.quote(str(result.run))}")

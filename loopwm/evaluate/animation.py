@@ -11,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from loopwm.evaluate.rollout import Array, imagined_observations
+from loopwm.evaluate.rollout import Array, imagined_observations, open_loop
 from loopwm.evaluate.segments import Segments
+from loopwm.model.config import ExitConfig
 from loopwm.model.world_model import WorldModel
 
-SIDE, GAP, HEADER = 220, 8, 20
-_BACK, _TEXT, _OUTLINE = (24, 26, 31), (225, 225, 225), (255, 255, 255)
+SIDE, GAP, HEADER, FOOTER = 220, 8, 20, 38
+_BACK, _TEXT, _OUTLINE, _AHEAD = (24, 26, 31), (225, 225, 225), (255, 255, 255), (52, 56, 64)
+_SCALE = ((62, 92, 190), (54, 160, 190), (120, 200, 110), (245, 200, 70), (232, 88, 60))
+"""Colours from one loop to the most."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Animation:
         steps: how many steps are imagined. episode, start: where the recording comes from.
         rank: share of the candidate rollouts with a smaller error than this one; about one half.
         candidates: full-length rollouts that it was chosen from.
+        exit: the rule that rows left the loop by, None if every step made all loops. cap: most loops.
+        loops: spent on each step.
     """
 
     moving: str
@@ -71,14 +76,37 @@ class Animation:
     start: int
     rank: float
     candidates: int
+    exit: ExitConfig | None
+    cap: int
+    loops: tuple[int, ...]
 
 
-def animate(model: WorldModel, segments: Segments, error: Array, scene: Scene) -> Animation | None:
+@dataclass(frozen=True)
+class Spending:
+    """Loops of each step of a rollout, and the most that a step may make."""
+
+    loops: tuple[int, ...]
+    cap: int
+
+    def colour(self, loops: int) -> tuple[int, int, int]:
+        """Of a number of loops, from 1 to the most."""
+        place = (loops - 1) / max(1, self.cap - 1) * (len(_SCALE) - 1)
+        low = min(int(place), len(_SCALE) - 2)
+        red, green, blue = (
+            round(a + (place - low) * (b - a)) for a, b in zip(_SCALE[low], _SCALE[low + 1], strict=True)
+        )
+        return red, green, blue
+
+
+def animate(
+    model: WorldModel, segments: Segments, scene: Scene, exit: ExitConfig | None = None, cap: int | None = None
+) -> Animation | None:
     """The full-length rollout with the MEDIAN error, so that it is neither a good nor a bad example.
 
     Args:
         segments: candidates.
-        error: (B, K) open-loop errors of `model` on them.
+        exit: lets rows leave the loop early; the loops of every step are then shown in colour.
+        cap: most loops; mu when None.
 
     Returns:
         None when no episode lasts as long as the segments do.
@@ -86,12 +114,15 @@ def animate(model: WorldModel, segments: Segments, error: Array, scene: Scene) -
     full = np.flatnonzero(segments.valid.all(axis=1))
     if len(full) == 0:
         return None
-    order = full[np.argsort(error[full].mean(axis=1), kind="stable")]
+    error = open_loop(model, segments.rows(full), cap, exit=exit).observation
+    order = full[np.argsort(error.mean(axis=1), kind="stable")]
     middle = len(order) // 2
     chosen = segments.rows(order[middle : middle + 1])
-    imagined = np.concatenate([chosen.observations[:, :1], imagined_observations(model, chosen)], axis=1)[0]
+    predicted, used = imagined_observations(model, chosen, cap, exit)
+    imagined = np.concatenate([chosen.observations[:, :1], predicted], axis=1)[0]
+    spending = Spending(tuple(used[0].tolist()), cap or model.default_loops)
     frames = [
-        frame(scene, true, guess, step)
+        frame(scene, true, guess, step, spending if exit else None)
         for step, (true, guess) in enumerate(zip(chosen.observations[0], imagined, strict=True))
     ]
     return Animation(
@@ -102,12 +133,19 @@ def animate(model: WorldModel, segments: Segments, error: Array, scene: Scene) -
         start=int(chosen.start[0]),
         rank=middle / len(order),
         candidates=len(order),
+        exit=exit,
+        cap=spending.cap,
+        loops=spending.loops,
     )
 
 
-def frame(scene: Scene, true: Array, guess: Array, step: int) -> Image.Image:
-    """One frame: the engine on the left, the imagination on the right with the truth as outlines."""
-    image = Image.new("RGB", (2 * SIDE + GAP, SIDE + HEADER), _BACK)
+def frame(scene: Scene, true: Array, guess: Array, step: int, spending: Spending | None = None) -> Image.Image:
+    """One frame: the engine on the left, the imagination on the right with the truth as outlines.
+
+    Args:
+        spending: coloured below, step by step, and around the imagination; its step k is shown from frame k + 1 on.
+    """
+    image = Image.new("RGB", (2 * SIDE + GAP, SIDE + HEADER + (FOOTER if spending else 0)), _BACK)
     image.paste(Image.fromarray(scene.draw(true)), (0, HEADER))
     # A diverged imagination is drawn off the table instead of stopping the report.
     shown = np.nan_to_num(guess, nan=1e3, posinf=1e3, neginf=-1e3)
@@ -119,13 +157,33 @@ def frame(scene: Scene, true: Array, guess: Array, step: int) -> Image.Image:
     pen.rectangle((SIDE, 0, SIDE + GAP - 1, SIDE + HEADER), fill=_BACK)
     pen.rectangle((0, 0, 2 * SIDE + GAP, HEADER - 1), fill=_BACK)
     pen.text((6, 2), f"engine, step {step}", _TEXT, font)
-    pen.text((SIDE + GAP + 6, 2), "imagination", _TEXT, font)
+    made = f", {spending.loops[step - 1]} loops" if spending and step else ""
+    pen.text((SIDE + GAP + 6, 2), f"imagination{made}", _TEXT, font)
+    if spending:
+        _spend(pen, spending, step)
     return image
+
+
+def _spend(pen: ImageDraw.ImageDraw, spending: Spending, step: int) -> None:
+    """The loops so far as a strip of coloured cells, the legend below it, and the present step's colour as a frame."""
+    font, width, top = ImageFont.load_default(12), 2 * SIDE + GAP, SIDE + HEADER + 4
+    for index, loops in enumerate(spending.loops):
+        left, right = (round(place * width / len(spending.loops)) for place in (index, index + 1))
+        pen.rectangle((left, top, right - 2, top + 11), fill=spending.colour(loops) if index < step else _AHEAD)
+    if step:
+        box = (SIDE + GAP, HEADER, width - 1, HEADER + SIDE - 1)
+        pen.rectangle(box, outline=spending.colour(spending.loops[step - 1]), width=3)
+    pen.text((6, top + 16), "loops per step: 1", _TEXT, font)
+    cell, left = min(18, 180 // spending.cap), 110
+    for loops in range(1, spending.cap + 1):
+        place = left + (loops - 1) * cell
+        pen.rectangle((place, top + 18, place + cell - 2, top + 29), fill=spending.colour(loops))
+    pen.text((left + spending.cap * cell + 4, top + 16), str(spending.cap), _TEXT, font)
 
 
 def _gif(frames: list[Image.Image]) -> str:
     # One palette for all frames: per-frame palettes flicker and take more space.
-    palette = frames[0].quantize(64, dither=Image.Dither.NONE)
+    palette = frames[-1].quantize(64, dither=Image.Dither.NONE)
     indexed = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in frames]
     pauses = [800, *[250] * (len(frames) - 2), 1500]
     stream = io.BytesIO()

@@ -32,6 +32,10 @@ class Interval:
     n: int
     episodes: int
 
+    def shifted(self, by: float) -> Interval:
+        """The interval of the quantity plus a constant, for turning a ratio into an excess."""
+        return Interval(self.mean + by, self.low + by, self.high + by, self.n, self.episodes)
+
     def root(self) -> Interval:
         """The interval of the square root, for turning a mean squared error into an RMSE."""
         mean, low, high = (float(np.sqrt(max(value, 0.0))) for value in (self.mean, self.low, self.high))

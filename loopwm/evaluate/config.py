@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from loopwm.data.split import Split
 from loopwm.errors import UserError
+from loopwm.model.config import ExitConfig
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class EvaluateConfig:
     """Bootstrap resamples."""
     seed: int = 0
     """Of everything random in an evaluation."""
+    exit: ExitConfig = field(default_factory=ExitConfig)
+    """Measure the one-step and the open-loop error also with this exit rule, beside those at T = mu."""
+    tolerance: float = 0.01
+    """Excess error over T = mu at which exit rules are compared."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     """How speed is measured."""
 
@@ -62,6 +67,8 @@ class EvaluateConfig:
         for name in (*names, "resamples"):
             if getattr(self, name) < 1:
                 raise UserError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.tolerance < 1:
+            raise UserError(f"evaluate.tolerance is a share in (0, 1), got {self.tolerance}.")
 
     def same_sample(self, other: EvaluateConfig) -> bool:
         """Whether two evaluations of one recording looked at the same transitions, so that errors can be paired."""

@@ -19,10 +19,12 @@ from loopwm.evaluate import depth, diagnostics
 from loopwm.evaluate.bootstrap import Bootstrap, Interval
 from loopwm.evaluate.config import EvaluateConfig
 from loopwm.evaluate.controls import Control, fit_controls
+from loopwm.evaluate.early import EarlyErrors, early_errors
+from loopwm.evaluate.frontier import Frontier, frontier
 from loopwm.evaluate.rollout import StepErrors, control_errors, one_step, open_loop
 from loopwm.evaluate.scores import Scorer
 from loopwm.evaluate.segments import Segments, rollouts, tile
-from loopwm.evaluate.speed import StepTime, processor, step_times
+from loopwm.evaluate.speed import ExitTime, StepTime, exit_time, processor, step_times
 from loopwm.files import file_digest, write_json
 from loopwm.model.world_model import WorldModel
 from loopwm.progress import Progress, SilentProgress
@@ -112,6 +114,8 @@ class Evaluation:
         one_step: normalised one-step error at the default T. controls: the same of each control.
         task: reward and continue. depth: scores at every T. difficulty: one table per label.
         horizon: open-loop curves. settling, contraction, retention: None for a stack.
+        early: errors with the exit rule asked for; None when that is `fixed`.
+        frontier: error against loops for every exit rule. exit_speed: time of the one with fewest loops.
         speed: of this run alone; compare runs with `compare`, which interleaves them.
         nonfinite: predicted numbers that were NaN or infinite in all measurements except `stability`.
         one_step_episodes: per-episode sums behind `one_step`. open_loop_episodes: of the open-loop error, all steps.
@@ -127,6 +131,9 @@ class Evaluation:
     settling: diagnostics.Settling | None
     contraction: diagnostics.Contraction | None
     retention: diagnostics.RetentionSpread | None
+    early: EarlyErrors | None
+    frontier: Frontier | None
+    exit_speed: ExitTime | None
     tokens: diagnostics.TokenHealth
     stability: diagnostics.Stability
     speed: tuple[StepTime, ...]
@@ -175,11 +182,13 @@ def evaluate(
         existing: what becomes of an evaluation that is there already.
 
     Raises:
-        UserError: no run there, no data, too few episodes, data of another shape than the model's, no such device, or
-            an evaluation that is not to be replaced.
+        UserError: no run there, no data, too few episodes, data of another shape than the model's, no such device, an
+            exit rule that the model cannot follow, or an evaluation that is not to be replaced.
     """
     run, config = Path(run), config or EvaluateConfig()
     model = load(run, device=resolve_device(device))
+    # Refused here, not minutes later.
+    model.exit_rule(config.exit)
     data = data or read_config(run / "config.yaml").data
     with Store.open(data) as store:
         columns = open_memmap(store)
@@ -261,9 +270,9 @@ def differences(before: Evaluation, info: RunInfo, config: EvaluateConfig) -> li
 
 def _flat(config: EvaluateConfig) -> dict[str, str]:
     """Option -> value, as on the command line."""
-    values = asdict(config)
-    speed = values.pop("speed")
-    options = values | {f"speed.{name}": value for name, value in speed.items()}
+    options: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        options |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
     return {name.replace("_", "-"): str(value) for name, value in options.items()}
 
 
@@ -277,7 +286,7 @@ def measure(
     progress: Progress | None = None,
 ) -> Evaluation:
     """All measurements of a model; `held_out` and `training` are episode indices."""
-    stages = _Stages(progress or SilentProgress(), 8)
+    stages = _Stages(progress or SilentProgress(), 10)
     scorer, mu = Scorer.of(model), model.default_loops
     steps = tile(columns, held_out, config.context, transitions=config.transitions, seed=config.seed)
     bootstrap = Bootstrap(steps.transition_episode, resamples=config.resamples, seed=config.seed)
@@ -292,6 +301,10 @@ def measure(
     blind, seeing = open_loop(model, long), one_step(model, long)
     curves = horizon_curves(scorer, long, blind, seeing, controls, config)
     stages.done()
+    early = early_errors(model, steps, sweep[mu], long, blind, config)
+    stages.done()
+    exits = frontier(model, steps, config.tolerance, resamples=config.resamples, seed=config.seed)
+    stages.done()
     tables = tuple(
         depth.by_difficulty(scorer, sweep, steps, mu, label, bootstrap) for label in columns.meta.label_names
     )
@@ -304,6 +317,7 @@ def measure(
     stability = diagnostics.stability(model, long, steps=config.stability_steps, seed=config.seed)
     stages.done()
     speed = step_times([model], config.speed)[0]
+    exit_speed = exits and exit_time(model, long, exits.fewest_loops, exits.fewest_loops_cap, config.speed)
     stages.done()
     error = sweep[mu].observation[steps.valid]
     result = Evaluation(
@@ -317,11 +331,14 @@ def measure(
         settling=settling,
         contraction=contraction,
         retention=diagnostics.retention_spread(model),
+        early=early,
+        frontier=exits,
+        exit_speed=exit_speed,
         tokens=tokens,
         stability=stability,
         speed=speed,
         processor=processor(model.device),
-        nonfinite=sum(errors.nonfinite for errors in (*sweep.values(), blind, seeing)),
+        nonfinite=sum(errors.nonfinite for errors in (*sweep.values(), blind, seeing, *([early] if early else []))),
         one_step_episodes=EpisodeErrors.of(steps.transition_episode, error),
         open_loop_episodes=EpisodeErrors.of(long.transition_episode, blind.observation[long.valid]),
         config=config,

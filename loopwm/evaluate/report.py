@@ -10,13 +10,13 @@ from typing import Any
 from loopwm.data.cache import open_memmap
 from loopwm.data.store import Store
 from loopwm.errors import UserError
-from loopwm.evaluate import figures, tables
+from loopwm.evaluate import exit_section, figures, tables
 from loopwm.evaluate.animation import Animation, Scene, animate, scene_of
 from loopwm.evaluate.comparison import Comparison, compare
 from loopwm.evaluate.config import SpeedConfig
 from loopwm.evaluate.evaluation import Evaluation, plain, read_evaluation
 from loopwm.evaluate.findings import Finding, findings
-from loopwm.evaluate.rollout import open_loop
+from loopwm.evaluate.guarantees import CertificateNote, calibration_figure, certificate_note
 from loopwm.evaluate.segments import rollouts
 from loopwm.files import atomic_write, refuse_existing, write_json
 from loopwm.train.checkpoint import load
@@ -59,6 +59,7 @@ def write_report(
     _check_same_world(evaluations)
     comparison = compare(runs, speed, device)
     lines = tuple(findings(evaluations, comparison))
+    certificate, calibration = certificate_note(runs[0]), calibration_figure(runs[0])
     page = render(
         evaluations,
         comparison,
@@ -66,6 +67,8 @@ def write_report(
         command,
         [read_log(run) for run in runs],
         typical_rollout(runs[0], evaluations[0]),
+        certificate,
+        calibration,
     )
     # The JSON file comes last and marks the report as complete.
     with atomic_write(out / HTML) as aside:
@@ -76,6 +79,7 @@ def write_report(
             "command": command,
             "versions": versions(),
             "findings": plain(list(lines)),
+            "certificate": plain(certificate),
             "comparison": plain(comparison),
             "evaluations": plain(evaluations),
         },
@@ -104,7 +108,8 @@ def typical_rollout(run: Path, evaluation: Evaluation) -> tuple[Animation, Scene
         rows=_ANIMATION_CANDIDATES,
         seed=config.seed,
     )
-    animation = animate(model, segments, open_loop(model, segments).observation, scene)
+    exit, cap = exit_section.shown_exit(evaluation)
+    animation = animate(model, segments, scene, exit, cap)
     return None if animation is None else (animation, scene)
 
 
@@ -115,6 +120,8 @@ def render(
     command: str,
     logs: Sequence[list[dict[str, Any]]],
     rollout: tuple[Animation, Scene] | None,
+    certificate: CertificateNote | None = None,
+    calibration: figures.Figure | None = None,
 ) -> str:
     """The page as HTML. Nothing is measured here."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -130,6 +137,7 @@ def render(
         "depth": [figures.depth_figure(evaluations, comparison), figures.gain_figure(evaluations)],
         "difficulty": figures.difficulty_figures(evaluations),
         "horizon": figures.horizon_figures(evaluations),
+        "exits": [*exit_section.figures(evaluations[0]), calibration],
         "inside": [figures.settling_figure(evaluations), figures.stability_figure(evaluations)],
         "training": [figures.training_figure(evaluations, logs)],
     }
@@ -141,6 +149,9 @@ def render(
         controls=tables.controls(evaluations[0]),
         depth=tables.depth(evaluations[0]),
         ranks=tables.ranks(evaluations[0]),
+        exits=exit_section.table(evaluations[0]),
+        exit_sentences=exit_section.sentences(evaluations[0]),
+        certificate=certificate,
         inside=tables.inside(evaluations),
         provenance=tables.provenance(evaluations, command, versions()),
         settings=tables.settings(evaluations),

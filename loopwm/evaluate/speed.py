@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from loopwm.evaluate.config import SpeedConfig
+from loopwm.evaluate.segments import Segments
+from loopwm.model.config import ExitConfig
+from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
 
 
@@ -53,6 +57,68 @@ def step_times(models: list[WorldModel], config: SpeedConfig | None = None) -> l
     ]
 
 
+@dataclass(frozen=True)
+class ExitTime:
+    """What leaving early does to the time of imagination, each round a pair of runs on the same starts and actions.
+
+    Attributes:
+        batch: rows that are imagined together, for `steps` steps; recorded starts, repeated where they are too few.
+        loops: mean loops per step of the rows that may leave.
+        full_median, full_low, full_high: milliseconds per step at T = mu; 10% and 90% over rounds. Nothing is decoded
+            but what the rule reads.
+        exit_median, exit_low, exit_high: the same with the exit.
+        share, share_low, share_high: time with the exit over time without, of the same round.
+    """
+
+    batch: int
+    steps: int
+    loops: float
+    full_median: float
+    full_low: float
+    full_high: float
+    exit_median: float
+    exit_low: float
+    exit_high: float
+    share: float
+    share_low: float
+    share_high: float
+    rounds: int
+
+
+def exit_time(
+    model: WorldModel, segments: Segments, exit: ExitConfig, cap: int, config: SpeedConfig | None = None, steps: int = 3
+) -> ExitTime:
+    """Time imagination from recorded starts with an exit against T = mu, taking turns, at the largest batch size.
+
+    Args:
+        exit: the rule. cap: most loops of a row that may leave, and with `fixed` all of them.
+        steps: imagined at most; the segments may be shorter.
+    """
+    config = config or SpeedConfig()
+    batch, steps = max(config.batches), min(steps, segments.length)
+    rows = np.resize(np.arange(len(segments)), batch)
+    start = torch.as_tensor(segments.observations[rows, 0], device=model.device)
+    actions = torch.as_tensor(segments.actions[rows, :steps], device=model.device)
+    trace = Trace()
+
+    def full() -> None:
+        model.imagine(actions, observation=start)
+
+    def early() -> None:
+        model.imagine(actions, observation=start, num_loops=cap, exit=exit)
+
+    with torch.inference_mode():
+        model.imagine(actions, observation=start, num_loops=cap, exit=exit, trace=trace)
+        full()
+        repeats = max(1, round(1000 * config.seconds / _milliseconds(full, 1, model.device)))
+        taken = np.array(
+            [[_milliseconds(work, repeats, model.device) for work in (full, early)] for _ in range(config.rounds)]
+        )
+    columns = (*(taken / steps).T, taken[:, 1] / taken[:, 0])
+    quantiles = [float(np.quantile(column, q)) for column in columns for q in (0.5, 0.1, 0.9)]
+    return ExitTime(batch, steps, float(trace.loops.double().mean()), *quantiles, rounds=config.rounds)
+
+
 def processor(device: torch.device) -> str:
     """What times on `device` are measured on: processor, accelerator if it is one, threads."""
     threads = torch.get_num_threads()
@@ -78,21 +144,24 @@ class _Turn:
     def milliseconds(self) -> tuple[float, float]:
         """Per step: (imagining it, decoding it)."""
         with torch.inference_mode():
-            step = self._timed(lambda: self.model.step(self.h, self.action))
-            decode = self._timed(lambda: self.model.decode(self.h).observation)
+            step = _milliseconds(lambda: self.model.step(self.h, self.action), self.repeats, self.h.device)
+            decode = _milliseconds(lambda: self.model.decode(self.h).observation, self.repeats, self.h.device)
         return step, decode
 
-    def _timed(self, work) -> float:
-        self._wait()
-        start = time.perf_counter()
-        for _ in range(self.repeats):
-            work()
-        self._wait()
-        return 1000 * (time.perf_counter() - start) / self.repeats
 
-    def _wait(self) -> None:
-        if self.h.device.type != "cpu":
-            torch.accelerator.synchronize(self.h.device)
+def _milliseconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Of one `work()`, the mean of `repeats`."""
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    _wait(device)
+    return 1000 * (time.perf_counter() - start) / repeats
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _summary(batch: int, taken: np.ndarray) -> StepTime:

@@ -9,6 +9,7 @@ from typing import Any
 from loopwm.evaluate.bootstrap import Interval
 from loopwm.evaluate.comparison import Comparison
 from loopwm.evaluate.diagnostics import Spread
+from loopwm.evaluate.early import in_words
 from loopwm.evaluate.evaluation import Evaluation
 from loopwm.evaluate.figures import labels
 from loopwm.evaluate.findings import number
@@ -52,6 +53,9 @@ def systems(evaluations: Sequence[Evaluation], comparison: Comparison) -> Table:
     for step in sorted({min(10, steps), steps}):
         cells = _each(evaluations, lambda one, at=step - 1: interval_cell(one.horizon[0].error[at]))
         rows.append((f"Error {step} steps ahead, imagined", cells))
+    if any(one.early for one in evaluations):
+        rows.append(("One-step error, leaving early", _each(evaluations, _early)))
+        rows.append((f"Error {steps} steps ahead, leaving early", _each(evaluations, _early_far)))
     rows += [
         (
             f"Leading run's over this one's, all {steps} steps",
@@ -249,6 +253,23 @@ def _ratio(ratio: Interval | None, pair: object) -> Cell:
     if pair is None:
         return Cell("1", "leading run")
     return Cell("-", "other data") if ratio is None else ratio_cell(ratio)
+
+
+def _early(evaluation: Evaluation) -> Cell:
+    found = evaluation.early
+    if found is None:
+        return Cell("-", "all loops only" if evaluation.run.loops > 1 else "no loop")
+    return Cell(
+        number(found.one_step.mean), f"{in_words(found.exit, evaluation.run.loops)}; {number(found.loops.mean)} loops"
+    )
+
+
+def _early_far(evaluation: Evaluation) -> Cell:
+    found = evaluation.early
+    if found is None:
+        return Cell("-")
+    last = found.open_loop[-1]
+    return Cell(number(last.mean), f"{between(last.low, last.high)}; {number(found.open_loop_loops.mean)} loops")
 
 
 def _reward(evaluation: Evaluation) -> Cell:

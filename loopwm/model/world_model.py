@@ -128,11 +128,18 @@ class WorldModel(nn.Module):
             trace: collects loops used, residuals and norms.
         """
         loops = self.default_loops if num_loops is None else num_loops
-        return self.core(h, embedding, self.encode_action(action), loops, trace, self._exit(exit))
+        return self.core(h, embedding, self.encode_action(action), loops, trace, self.exit_rule(exit))
 
-    def _exit(self, config: ExitConfig | None) -> Exit | None:
+    def exit_rule(self, config: ExitConfig | None) -> Exit | None:
+        """The rule as the core applies it; None where every loop is made.
+
+        Raises:
+            UserError: this model cannot follow the rule, such as a stack, or `certified` without a certified core.
+        """
         if config is None or config.rule == "fixed":
             return None
+        if not self.core.loopable:
+            raise UserError("A stack has no loop to leave early; leave the exit rule out.")
         contraction = self.core.contraction() if isinstance(self.core, CertifiedCore) else None
         return exit_for(config, self.read_state, contraction)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from loopwm.errors import UserError
+from loopwm.model.config import ExitConfig
 
 
 def require(ok: bool, sentence: str) -> None:
@@ -87,6 +88,8 @@ class TrainConfig:
     """Updates between two looks at the validation episodes."""
     checkpoint_every: float = 60.0
     """Seconds between two checkpoints."""
+    exit: ExitConfig = field(default_factory=ExitConfig)
+    """Look at the validation episodes also with this exit rule, and log the loops it leaves."""
     max_skipped: int = 50
     """Give up after so many consecutive updates with a non-finite loss or gradient."""
 

@@ -46,7 +46,7 @@ class TrainResult:
 
     Attributes:
         run: its folder.
-        validation: `one_step` and `open_loop` normalised squared errors on the validation episodes, averaged weights.
+        validation: what `validate` says of the averaged weights.
         updates: how many were made. skipped: how many of them were left out for being non-finite.
         seconds: spent training, over all resumptions.
     """
@@ -136,6 +136,8 @@ class Trainer:
         self.validation = all_windows(columns, validation_episodes, length=10, stride=10)
         torch.manual_seed(config.train.seed)
         self.model = WorldModel(config.model, observation, action, self.statistics).to(self.device)
+        # Refused here, not at the first validation.
+        self.model.exit_rule(config.train.exit)
         self.average = Average(self.model, config.optim.ema)
         self.optimiser = adamw(self.model, config.optim)
         # Each has its own stream: a stack draws no depths, yet must be shown what the looped model is shown.
@@ -232,7 +234,7 @@ class Trainer:
                     if self.update % settings.log_every == 0 or last or bad_in_a_row:
                         journal.write(self.update, **_json_numbers(fields), skipped=self.skipped, seconds=self.seconds)
                     if self.update % settings.validate_every == 0 or last:
-                        self.last_validation = validate(self.average.model, self.validation, self.device)
+                        self.last_validation = validate(self.average.model, self.validation, self.device, settings.exit)
                         journal.write(self.update, validation=self.last_validation, seconds=self.seconds)
                     progress.advance(self.update, settings.updates, loss=fields["loss"], skipped=self.skipped)
                     if bad_in_a_row >= settings.max_skipped:

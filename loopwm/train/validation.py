@@ -5,26 +5,53 @@ from __future__ import annotations
 import torch
 
 from loopwm.data.windows import Windows
+from loopwm.model.config import ExitConfig
+from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
 
 
 @torch.no_grad()
-def validate(model: WorldModel, windows: Windows, device: torch.device, most: int = 512) -> dict[str, float]:
+def validate(
+    model: WorldModel, windows: Windows, device: torch.device, exit: ExitConfig | None = None, most: int = 512
+) -> dict[str, float]:
     """Normalised squared error over the features that change.
+
+    Args:
+        exit: look a second time, with rows that leave early.
 
     Returns:
         `one_step`: each observation predicted from the one before it, with nothing carried over;
-        `open_loop`: the whole window imagined from its leading observation, averaged over its steps.
+        `open_loop`: the whole window imagined from its leading observation, averaged over its steps;
+        with an exit rule also `exit_one_step` and `exit_open_loop`, and mean loops `exit_one_step_loops` and
+        `exit_open_loop_loops`.
     """
     windows = windows[:most].to(device)
+    found, _ = _errors(model, windows, None)
+    if exit is None or exit.rule == "fixed":
+        return found
+    errors, loops = _errors(model, windows, exit)
+    early = {f"exit_{name}": value for name, value in errors.items()}
+    return found | early | {f"exit_{name}_loops": value for name, value in loops.items()}
+
+
+def _errors(model: WorldModel, windows: Windows, exit: ExitConfig | None) -> tuple[dict[str, float], dict[str, float]]:
+    """Error and mean loops, one step ahead and with eyes shut."""
     batch, steps = windows.rewards.shape
     scored = model.observation_changes
     target = model.normalise(windows.observations[:, 1:])[..., scored]
+    traces = {"one_step": Trace(), "open_loop": Trace()}
 
-    imagined = model.imagine(windows.actions, observation=windows.observations[:, 0])
+    imagined = model.imagine(
+        windows.actions, observation=windows.observations[:, 0], exit=exit, trace=traces["open_loop"]
+    )
     open_loop = model.normalise(model.decode(imagined).observation)[..., scored]
     embeddings = model.encode(windows.observations[:, :-1].flatten(0, 1))
-    single = model.step(model.initial(batch * steps), windows.actions.flatten(0, 1), embeddings)
+    single = model.step(
+        model.initial(batch * steps), windows.actions.flatten(0, 1), embeddings, exit=exit, trace=traces["one_step"]
+    )
     one_step = model.normalise(model.decode(single).observation)[..., scored].unflatten(0, (batch, steps))
     errors = {"one_step": one_step - target, "open_loop": open_loop - target}
-    return {name: float(error.square().mean()) for name, error in errors.items()}
+    return (
+        {name: float(error.square().mean()) for name, error in errors.items()},
+        {name: float(trace.loops.double().mean()) for name, trace in traces.items()},
+    )

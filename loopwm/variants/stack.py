@@ -31,13 +31,11 @@ class StackCore(nn.Module):
         trace: Trace | None = None,
         leave: Exit | None = None,
     ) -> Tensor:
-        """One environment step; shapes as in `LoopedCore.forward`.
+        """One environment step; shapes as in `LoopedCore.forward`. There is no loop, so `leave` is always None.
 
         Raises:
-            UserError: more than one loop, or an exit rule, was asked for.
+            UserError: more than one loop was asked for.
         """
-        if leave is not None:
-            raise UserError("A stack has no loop to leave early; leave the exit rule out.")
         loops = checked_loops(num_loops, len(h))
         if len(loops) and int(loops.max()) > 1:
             raise UserError(
