@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loopwm.calibrate.bounds import METHODS, choose, fewest_episodes
+from loopwm.calibrate.bounds import METHODS, Choice, choose, fewest_episodes
 from loopwm.calibrate.config import CalibrateConfig
-from loopwm.calibrate.losses import MEASURES, EpisodeErrors, Trial, all_errors
+from loopwm.calibrate.losses import MEASURES, EpisodeErrors, Trial
 from loopwm.data.cache import Columns, open_memmap
 from loopwm.data.store import Store
 from loopwm.errors import UserError
@@ -23,12 +23,14 @@ from loopwm.files import write_json
 from loopwm.model.config import ExitConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.progress import Progress, SilentProgress
-from loopwm.train.checkpoint import NAME, read_checkpoint, save_checkpoint, weights_digest
+from loopwm.train.checkpoint import NAME, read_checkpoint, save_checkpoint
 from loopwm.train.journal import read_config, versions
 
 FILE = "calibration.json"
 ENTRY = "exit"
 """Name of the calibrated exit among the extras of a checkpoint."""
+FINE = 400
+"""Thresholds that the candidates are picked from."""
 TRAINING_EPISODES = 1000
 """Training episodes behind the candidates and behind what errors are cut off at."""
 
@@ -127,14 +129,22 @@ def calibrate(
     largest = Trial.of(training.columns, trained, config.horizon).errors(model, None).error.max(axis=0)
     counted = np.random.default_rng(config.seed).permutation(measured_on)[: config.episodes]
     trial = Trial.of(chosen_from.columns, counted, config.horizon)
-    full, early = all_errors(model, trial, exits, lambda done, total: progress.advance(done, total))
-    found = judged(config, exits, full, early, largest)
+    full, early = trial.errors(model, None), []
+    for exit in exits:
+        early.append(trial.errors(model, exit))
+        progress.advance(len(early), len(exits))
+        if not accepts_all(config, full, early, largest):
+            # What is cheaper than a candidate that failed is never chosen.
+            break
+    found = judged(config, exits[: len(early)], full, early, largest)
     result = replace(
-        found, data_digest=data_digest, weights=weights_digest(checkpoint.blueprint, checkpoint.part("ema"))
+        found,
+        exit=replace(found.exit, calibrated_loops=model.default_loops),
+        data_digest=data_digest,
+        weights=checkpoint.exit_digest(found.exit),
     )
-    result = replace(result, exit=replace(result.exit, calibrated_loops=model.default_loops))
     write_json(run / FILE, described(result))
-    extras = {**checkpoint.extras, ENTRY: entry(result)}
+    extras = checkpoint.extras | {ENTRY: entry(result)}
     save_checkpoint(run / NAME, checkpoint.blueprint, checkpoint.tensors, checkpoint.state, extras)
     return result
 
@@ -187,10 +197,34 @@ def fresh(
 def candidates(
     model: WorldModel, columns: Columns, episodes: npt.NDArray[np.integer], config: CalibrateConfig
 ) -> list[ExitConfig]:
-    """Thresholds from nearly nobody leaving early to everybody, set by training episodes."""
+    """Thresholds that spend evenly spaced numbers of loops, from nearly all to nearly none, on training episodes."""
     segments = tile(columns, episodes, 1, transitions=4000, seed=config.seed)
-    signal = record_loops(model, segments, model.default_loops).signals[config.rule]
-    return [ExitConfig(config.rule, value) for value in thresholds(signal[:-1], config.candidates)]
+    mu = model.default_loops
+    record = record_loops(model, segments, mu)
+    grid = thresholds(record.signals[config.rule][: mu - 1], FINE)
+    if not grid:
+        raise UserError(f"exit.rule '{config.rule}' never lets a transition leave within {mu} loops; choose another.")
+    spent = np.array([record.loops(config.rule, value, mu).mean() for value in grid])
+    wanted = np.linspace(spent.max(), spent.min(), config.candidates + 1)[:-1]
+    return [ExitConfig(config.rule, grid[i]) for i in sorted({int(np.abs(spent - loops).argmin()) for loops in wanted})]
+
+
+def accepts_all(
+    config: CalibrateConfig, full: EpisodeErrors, early: list[EpisodeErrors], largest: npt.NDArray[np.float64]
+) -> bool:
+    """Whether every candidate measured so far is accepted."""
+    return chosen_among(config, full, early, largest).chosen == len(early) - 1
+
+
+def chosen_among(
+    config: CalibrateConfig, full: EpisodeErrors, early: list[EpisodeErrors], largest: npt.NDArray[np.float64]
+) -> Choice:
+    """`choose` among candidates, with errors cut off at `largest`."""
+    # Episodes are counted in random order: a file may have been recorded in parts.
+    order = np.random.default_rng(config.seed).permutation(len(full.error))
+    capped = np.minimum(full.error, largest)[order]
+    stacked = np.minimum(np.stack([one.error for one in early], axis=1), largest)[order]
+    return choose(capped, stacked, largest, config.excess, config.confidence, METHODS[config.method])
 
 
 def judged(
@@ -205,14 +239,8 @@ def judged(
     Raises:
         UserError: the episodes support the claim for none of them.
     """
-    if not exits:
-        raise UserError(f"exit.rule '{config.rule}' never says anything below infinity here; choose another rule.")
     n = len(full.error)
-    # Episodes are counted in random order: a file may have been recorded in parts.
-    order = np.random.default_rng(config.seed).permutation(n)
-    capped = np.minimum(full.error, largest)[order]
-    stacked = np.minimum(np.stack([one.error for one in early], axis=1), largest)[order]
-    choice = choose(capped, stacked, largest, config.excess, config.confidence, METHODS[config.method])
+    choice = chosen_among(config, full, early, largest)
     bootstrap = Bootstrap(np.arange(n), seed=config.seed)
     table = []
     for index, (exit, one) in enumerate(zip(exits, early, strict=True)):
@@ -222,7 +250,7 @@ def judged(
             Candidate(exit.threshold, one.loops, dict(zip(MEASURES, ratios, strict=True)), choice.p[index], accepted)
         )
     if choice.chosen is None:
-        raise UserError(refusal(config, capped.mean(0), largest, n, table[0]))
+        raise UserError(refusal(config, full.error.mean(0), largest, n, table[0]))
     return Calibration(
         exit=exits[choice.chosen],
         loops_share=early[choice.chosen].loops / full.loops,

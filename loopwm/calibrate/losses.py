@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,16 +55,3 @@ def per_episode(errors: StepErrors, segments: Segments) -> npt.NDArray[np.float6
     """Mean error of each episode's transitions, (E,), episodes in ascending order."""
     _, row = np.unique(segments.transition_episode, return_inverse=True)
     return np.bincount(row, weights=errors.observation[segments.valid]) / np.bincount(row)
-
-
-def all_errors(
-    model: WorldModel, trial: Trial, exits: Sequence[ExitConfig], report: Callable[[int, int], None]
-) -> tuple[EpisodeErrors, list[EpisodeErrors]]:
-    """At full depth, and with every exit; `report(done, total)` is called after each."""
-    full = trial.errors(model, None)
-    report(1, len(exits) + 1)
-    early = []
-    for exit in exits:
-        early.append(trial.errors(model, exit))
-        report(len(early) + 1, len(exits) + 1)
-    return full, early

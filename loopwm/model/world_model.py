@@ -16,6 +16,7 @@ from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.core import Held, LoopedCore
 from loopwm.model.encoders import ActionEncoder, observation_encoder
 from loopwm.model.exits import Exit, exit_for
+from loopwm.model.gate import Gate
 from loopwm.model.heads import ObservationHead, Prediction, ScalarHead
 from loopwm.model.trace import Trace
 from loopwm.spaces import ActionSpec, ObservationSpec
@@ -42,6 +43,8 @@ class WorldModel(nn.Module):
     """
 
     core: LoopedCore | StackCore
+    gate: Gate | None
+    exit: ExitConfig | None
     observation_mean: Tensor
     observation_std: Tensor
     observation_changes: Tensor
@@ -59,6 +62,8 @@ class WorldModel(nn.Module):
         self.observation_head = ObservationHead(config, observation)
         self.reward_head = ScalarHead(config)
         self.continue_head = ScalarHead(config)
+        self.gate = None
+        self.exit = None
         self._register_statistics(statistics)
 
     def _register_statistics(self, statistics: Statistics) -> None:
@@ -128,7 +133,17 @@ class WorldModel(nn.Module):
             trace: collects loops used, residuals and norms.
         """
         loops = self.default_loops if num_loops is None else num_loops
+        if exit is not None and exit.calibrated_loops:
+            self._check_calibrated(exit, loops)
         return self.core(h, embedding, self.encode_action(action), loops, trace, self.exit_rule(exit))
+
+    def _check_calibrated(self, exit: ExitConfig, loops: int | Tensor) -> None:
+        allowed = int(torch.as_tensor(loops).min())
+        if allowed < exit.calibrated_loops:
+            raise UserError(
+                f"This exit was calibrated with up to {exit.calibrated_loops} loops a step; num_loops = {allowed} cuts "
+                "it short, and its guarantee would not hold: leave num_loops out, or the exit."
+            )
 
     def exit_rule(self, config: ExitConfig | None) -> Exit | None:
         """The rule as the core applies it; None where every loop is made.
@@ -141,12 +156,26 @@ class WorldModel(nn.Module):
         if not self.core.loopable:
             raise UserError("A stack has no loop to leave early; leave the exit rule out.")
         contraction = self.core.contraction() if isinstance(self.core, CertifiedCore) else None
-        return exit_for(config, self.read_state, contraction)
+        return exit_for(config, self.read_state, contraction, self.gate)
 
     def read_state(self, h: Tensor) -> Tensor:
         """What a loop state h^(t) (B, N, D) would decode to: (B, ...) changing features, in standard deviations."""
         assert isinstance(self.core, LoopedCore)
         return self.observation_head(self.core.finish(h))[..., self.observation_changes]
+
+    def judge(self, path: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """What the gate says after every loop, and what it saw decoded.
+
+        Args:
+            path, e: h^(0) .. h^(T) (T+1, B, N, D) and the loop's input (B, N, D), from `LoopedCore.path`.
+
+        Returns:
+            (T, B), and the predictions of `read_state`, flat: (T+1, B, F).
+        """
+        assert self.gate is not None
+        # A coda knows one leading axis.
+        outputs = self.read_state(path.flatten(0, 1)).flatten(1).unflatten(0, path.shape[:2])
+        return self.gate.along(path, outputs, e), outputs
 
     def decode(self, h: Tensor) -> Prediction:
         """(o_{k+1}, r_k, c_k) from h_k (..., N, D), in environment units."""
@@ -243,8 +272,8 @@ class WorldModel(nn.Module):
             self.core.project()
 
     def num_parameters(self) -> int:
-        """Trainable numbers; statistics are not counted."""
-        return count_parameters(self)
+        """Trainable numbers; neither statistics are counted, nor a gate, which only the exit rule `gate` reads."""
+        return count_parameters(self) - (count_parameters(self.gate) if self.gate is not None else 0)
 
     def flops(self, num_loops: int | None = None) -> FlopCount:
         """Operations of one environment step of one row at T loops (mu when left out)."""
@@ -290,6 +319,11 @@ class WorldModel(nn.Module):
                 f"  {name:<10}{sum(map(count_parameters, modules)):>10,} parameters {cost:>12,} FLOPs{repeated}"
             )
         lines.append(f"  {'total':<10}{self.num_parameters():>10,} parameters {flops.total:>12,} FLOPs per step")
+        if self.gate is not None:
+            cost = self.gate.loop_flops(self.tokens)
+            lines.append(
+                f"  {'gate':<10}{count_parameters(self.gate):>10,} parameters {cost:>12,} FLOPs a loop if used"
+            )
         return "\n".join(lines)
 
 
