@@ -123,7 +123,7 @@ def test_the_loss_is_that_of_the_source_written_out_row_by_row(
                 halting += float(cost) / 10
                 h = model.core.finish(mixed)  # type: ignore[operator]
     assert float(found.observation) == pytest.approx(observation, rel=1e-3)
-    assert found.halting is not None and float(found.halting) == pytest.approx(halting, rel=1e-3, abs=1e-5)
+    assert float(found.further["halting"]) == pytest.approx(halting, rel=1e-3, abs=1e-5)
     expected = observation + 0.1 * float(found.reward) + float(found.continues) + 0.3 * halting
     assert float(found.total) == pytest.approx(expected, rel=1e-3)
 

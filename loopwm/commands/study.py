@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from loopwm.commands.arguments import leading, parse
-from loopwm.studies.config import DeferredStudyConfig, StudyConfig
+from loopwm.studies.config import AdaptiveStudyConfig, DeferredStudyConfig, StudyConfig
 
-NAME = arg(metavar="[NAME]", help="Which: billiards (the default), deferred. Each has options of its own.")
+NAME = arg(metavar="[NAME]", help="Which: billiards (the default), adaptive, deferred. Each has options of its own.")
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,26 @@ class DeferredStudy:
     settings: Annotated[DeferredStudyConfig, arg(name="")] = field(default_factory=DeferredStudyConfig)
 
 
+@dataclass(frozen=True)
+class AdaptiveStudy:
+    """What leaving the loop early saves at a calibrated excess error, and who gets the loops.
+
+    On the looped runs of `loopwm study billiards`, which are trained if they are not there. Takes the better part of an
+    hour, with them."""
+
+    name: Annotated[Positional[Literal["adaptive"]], NAME] = "adaptive"
+    settings: Annotated[AdaptiveStudyConfig, arg(name="")] = field(default_factory=AdaptiveStudyConfig)
+
+
 def main(words: list[str]) -> None:
     """Parse, measure, print."""
     # Imported where it is run because torch takes seconds, and mistakes in the options are answered before.
+    if leading(words, "billiards") == "adaptive":
+        settings = parse(AdaptiveStudy, words, "study").settings
+        from loopwm.studies.adaptive import run_adaptive_study
+
+        print(f"Written: {run_adaptive_study(settings)}")
+        return
     if leading(words, "billiards") == "deferred":
         settings = parse(DeferredStudy, words, "study").settings
         from loopwm.studies.deferred import run_deferred_study

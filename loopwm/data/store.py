@@ -279,7 +279,7 @@ class Store:
 
     def split(self, name: splits.Split) -> np.ndarray:
         """Indices of the episodes in `train`, `validation` or `test` (80/10/10, by content): int64, ascending."""
-        return splits.members(self._fingerprints, name)
+        return splits.members(self.fingerprints, name)
 
     @cached_property
     def digest(self) -> str:
@@ -287,14 +287,14 @@ class Store:
         meta = self.meta
         described = [meta.world, asdict(meta.observation), asdict(meta.action), meta.label_names, meta.schema_version]
         digest = hashlib.blake2b(json.dumps(described).encode(), digest_size=16)
-        for fingerprint in self._fingerprints:
+        for fingerprint in self.fingerprints:
             digest.update(fingerprint)
         for name in meta.label_names:
             digest.update(np.ascontiguousarray(self.read(f"label/{name}"), dtype="<f4").data)
         return digest.hexdigest()
 
     @cached_property
-    def _fingerprints(self) -> tuple[bytes, ...]:
+    def fingerprints(self) -> tuple[bytes, ...]:
         return tuple(episode.fingerprint for episode in self._stream())
 
     def _stream(self) -> Iterator[Episode]:

@@ -129,6 +129,8 @@ class ExitConfig:
     """A row leaves after the loop in which its signal falls below this; nothing is below 0."""
     min_loops: int = 1
     """Loops that every row makes."""
+    calibrated_loops: int = 0
+    """Loops that rows were allowed when the threshold was calibrated; a lower maximum is refused. 0: not calibrated."""
 
     def __post_init__(self) -> None:
         if self.rule not in EXIT_RULES:
@@ -141,6 +143,8 @@ class ExitConfig:
             )
         if self.min_loops < 1:
             raise UserError(f"exit.min_loops must be at least 1, got {self.min_loops}.")
+        if self.calibrated_loops < 0:
+            raise UserError(f"exit.calibrated_loops must not be negative, got {self.calibrated_loops}.")
 
 
 @dataclass(frozen=True)

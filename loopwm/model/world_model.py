@@ -44,6 +44,7 @@ class WorldModel(nn.Module):
 
     core: LoopedCore | StackCore
     gate: Gate | None
+    exit: ExitConfig | None
     observation_mean: Tensor
     observation_std: Tensor
     observation_changes: Tensor
@@ -64,6 +65,7 @@ class WorldModel(nn.Module):
         # Last, so that with it or without it the other weights begin alike.
         self.summary_head = SummaryHead(config) if config.summary else None
         self.gate = None
+        self.exit = None
         self._register_statistics(statistics)
 
     def _register_statistics(self, statistics: Statistics) -> None:
@@ -133,7 +135,17 @@ class WorldModel(nn.Module):
             trace: collects loops used, residuals and norms.
         """
         loops = self.default_loops if num_loops is None else num_loops
+        if exit is not None and exit.calibrated_loops:
+            self._check_calibrated(exit, loops)
         return self.core(h, embedding, self.encode_action(action), loops, trace, self.exit_rule(exit))
+
+    def _check_calibrated(self, exit: ExitConfig, loops: int | Tensor) -> None:
+        allowed = int(torch.as_tensor(loops).min())
+        if allowed < exit.calibrated_loops:
+            raise UserError(
+                f"This exit was calibrated with up to {exit.calibrated_loops} loops a step; num_loops = {allowed} cuts "
+                "it short, and its guarantee would not hold: leave num_loops out, or the exit."
+            )
 
     def exit_rule(self, config: ExitConfig | None) -> Exit | None:
         """The rule as the core applies it; None where every loop is made.

@@ -72,11 +72,7 @@ def run_study(config: StudyConfig) -> Path:
     """
     refuse_existing(config.out, "move it away or choose another file with --out")
     settings = preset(config.preset)
-    data = record(settings, config.folder / "billiards.h5", config.recording_seed)
-    base = replace(settings.config, data=data)
-    with TerminalProgress("choosing learning rates", "update") as progress:
-        folder = config.folder / "rates"
-        choices = pick_rates(base, folder, settings.rates, settings.rate_updates, progress, config.command)
+    base, choices = _prepared(config, SYSTEMS)
     with TerminalProgress("training", "update") as progress:
         short = _train(base, config, config.seeds, choices, SYSTEMS, base.train.updates, progress)
     longer: dict[System, list[Path]] = {}
@@ -90,6 +86,22 @@ def run_study(config: StudyConfig) -> Path:
     speed = throughput(base)
     write_json(config.out, plain(summary(config, base, settings, choices, results, long_results, speed)))
     return config.out
+
+
+def looped_runs(config: StudyConfig) -> list[Path]:
+    """The looped runs of the study, one per seed, trained if they are not there."""
+    base, choices = _prepared(config, ("looped",))
+    with TerminalProgress("training", "update") as progress:
+        return _train(base, config, config.seeds, choices, ("looped",), base.train.updates, progress)["looped"]
+
+
+def _prepared(config: StudyConfig, systems: Sequence[System]) -> tuple[RunConfig, dict[System, RateChoice]]:
+    """The starting point of every run, on its recording, and the learning rates."""
+    settings = preset(config.preset)
+    base = replace(settings.config, data=record(settings, config.folder / "billiards.h5", config.recording_seed))
+    with TerminalProgress("choosing learning rates", "update") as progress:
+        folder = config.folder / "rates"
+        return base, pick_rates(base, folder, settings.rates, settings.rate_updates, progress, config.command, systems)
 
 
 def _train(

@@ -85,3 +85,63 @@ class StudyConfig:
             raise UserError("A study needs at least one seed; give --seeds and --long-seeds.")
         if self.recording_seed < 0:
             raise UserError(f"recording_seed must not be negative, got {self.recording_seed}.")
+
+
+@dataclass(frozen=True)
+class AdaptiveStudyConfig:
+    """What leaving the loop early saves: what is measured, and on how much."""
+
+    preset: str = "billiards"
+    """Starting point of every run."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights, windows and depths; the recording is the same."""
+    recording_seed: int = 1
+    """Of the recording that the runs are trained and tested on."""
+    calibration_seed: int = 2
+    """Of the recording that exits are calibrated on."""
+    calibration_episodes: int = 6000
+    """Its episodes."""
+    excess: float = 0.01
+    """Tolerated excess over T = mu."""
+    confidence: float = 0.95
+    """Of the calibrated claim."""
+    horizon: int = 10
+    """Steps of own rollouts."""
+    settle: tuple[float, ...] = (4.0, 3.0, 6.0, 0.0)
+    """Exponents of the shrinking steps beyond mu to compare; the leading one gives the published figure."""
+    resamplings: int = 200
+    """Repeated calibrations behind the coverage."""
+    rounds: int = 15
+    """Turns of each when time is measured."""
+    runs: Path = Path("runs/study")
+    """Folder of `loopwm study billiards`: its looped runs are used, and trained if they are not there."""
+    folder: Path = Path("runs/study-adaptive")
+    """Where the copies of the runs and the calibration recording go."""
+    out: Path = Path("runs/study-adaptive/adaptive-depth.json")
+    """The result; `results/adaptive-depth.json` of this repository is a copy of it."""
+
+    @property
+    def base(self) -> StudyConfig:
+        """The study whose runs are used."""
+        return StudyConfig(
+            preset=self.preset, seeds=self.seeds, recording_seed=self.recording_seed, long_updates=0, folder=self.runs
+        )
+
+    @property
+    def command(self) -> str:
+        """What to type to get this result."""
+        words = ["loopwm", "study", "adaptive", "--preset", self.preset, "--seeds", *map(str, self.seeds)]
+        words += ["--recording-seed", str(self.recording_seed), "--calibration-seed", str(self.calibration_seed)]
+        words += ["--calibration-episodes", str(self.calibration_episodes)]
+        words += ["--excess", str(self.excess), "--confidence", str(self.confidence), "--horizon", str(self.horizon)]
+        words += ["--settle", *map(str, self.settle), "--resamplings", str(self.resamplings)]
+        words += ["--rounds", str(self.rounds), "--runs", str(self.runs), "--folder", str(self.folder)]
+        return shlex.join([*words, "--out", str(self.out)])
+
+    def __post_init__(self) -> None:
+        if not self.seeds or not self.settle:
+            raise UserError("A study needs at least one seed and one exponent; give --seeds and --settle.")
+        if self.calibration_seed == self.recording_seed:
+            raise UserError("calibration_seed must differ from recording_seed: those episodes were trained on.")
+        if min(self.calibration_episodes, self.horizon, self.resamplings, self.rounds) < 1:
+            raise UserError("calibration_episodes, horizon, resamplings and rounds must be at least 1.")

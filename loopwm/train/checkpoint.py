@@ -22,7 +22,7 @@ from torch import Tensor
 from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.files import atomic_write
-from loopwm.model.config import ModelConfig
+from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.gate import Gate, GateConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.spaces import ActionSpec, ObservationSpec
@@ -137,6 +137,28 @@ class Checkpoint:
         gate.load_state_dict(self.part("gate"))
         model.gate = gate.to(model.device).eval()
 
+    def restore_exit(self, model: WorldModel) -> None:
+        """Give `model`, which holds the `ema` weights, the calibrated exit of this checkpoint, if there is one.
+
+        Raises:
+            UserError: the exit was calibrated for other weights, or for another gate.
+        """
+        if "exit" not in self.extras:
+            return
+        entry = self.extras["exit"]
+        exit = TypeAdapter(ExitConfig).validate_python(entry["exit"])
+        if entry["weights"] != self.exit_digest(exit):
+            raise UserError(
+                f"{self.path} holds an exit that was calibrated for other weights; calibrate it again with: "
+                f"{shlex.join(['loopwm', 'calibrate', str(self.path.parent), '--overwrite'])}"
+            )
+        model.exit = exit
+
+    def exit_digest(self, exit: ExitConfig) -> str:
+        """sha256 of all that decides when rows leave: the `ema` weights, and the gate of a rule that asks it."""
+        asked = self.part("gate") if exit.rule == "gate" else {}
+        return weights_digest(self.blueprint, {**self.part("ema"), **{f"gate.{name}": t for name, t in asked.items()}})
+
 
 def world_weights(model: WorldModel) -> dict[str, Tensor]:
     """The state of a model without its gate, which a checkpoint keeps apart: no hash of the model depends on it."""
@@ -208,14 +230,16 @@ def read_checkpoint(
 
 
 def load(run: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> WorldModel:
-    """The trained model of a run folder (or checkpoint file), ready to use; the `ema` weights with their gate.
+    """The trained model of a run folder (or checkpoint file), ready to use.
+
+    The `ema` weights come with their gate and their calibrated exit, where the run has them.
 
     Args:
         run: a run folder, or a checkpoint file.
         weights: `ema`, the averaged weights used for every reported number, or `model`, the last ones.
 
     Raises:
-        UserError: no checkpoint there, or not one of ours, or its gate belongs to other weights.
+        UserError: no checkpoint there, not one of ours, or its gate or its exit belongs to other weights.
     """
     if weights not in ("ema", "model"):
         raise UserError(f"weights must be 'ema' or 'model', got '{weights}'.")
@@ -225,4 +249,5 @@ def load(run: str | Path, weights: str = "ema", device: str | torch.device = "cp
     model = checkpoint.restore(checkpoint.blueprint.build().to(device), weights).eval()
     if weights == "ema":
         checkpoint.restore_gate(model)
+        checkpoint.restore_exit(model)
     return model

@@ -1,0 +1,1 @@
+"""Thresholds of exit rules with a guarantee on the error they add."""

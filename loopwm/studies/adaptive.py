@@ -1,0 +1,272 @@
+"""`loopwm study adaptive`: what leaving the loop early saves at a calibrated excess error, who gets the loops, whether
+more loops than in training do harm, and how often the calibrated claim holds. On the looped runs of `loopwm study
+billiards`, which are trained if they are not there; copies of them get the gates and the calibrations."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loopwm.calibrate.bounds import coverage
+from loopwm.calibrate.calibration import Calibration, calibrate
+from loopwm.calibrate.config import CalibrateConfig
+from loopwm.calibrate.losses import Trial
+from loopwm.data.cache import Columns, open_memmap
+from loopwm.data.store import Store
+from loopwm.evaluate.bootstrap import Bootstrap, Interval
+from loopwm.evaluate.config import SpeedConfig
+from loopwm.evaluate.evaluation import plain
+from loopwm.evaluate.frontier import LEADING_LABEL, MEMBERS, Frontier, frontier
+from loopwm.evaluate.matching import matched_rank_correlation, rank_correlation
+from loopwm.evaluate.rollout import one_step, open_loop
+from loopwm.evaluate.scores import Scorer
+from loopwm.evaluate.segments import Segments, rollouts, tile
+from loopwm.evaluate.speed import ExitTime, exit_time, processor
+from loopwm.files import refuse_existing, write_json
+from loopwm.model.config import ExitRule
+from loopwm.model.world_model import WorldModel
+from loopwm.presets import preset
+from loopwm.progress import Progress, TerminalProgress
+from loopwm.studies.billiards import looped_runs
+from loopwm.studies.config import AdaptiveStudyConfig
+from loopwm.studies.demo import record
+from loopwm.train.checkpoint import load
+from loopwm.train.gate import train_gate
+from loopwm.train.hardware import resolve_device
+from loopwm.train.journal import versions
+
+
+@dataclass(frozen=True)
+class Depths:
+    """Errors (mean over test transitions) at mu and at 8 mu loops, by the exponent of the shrinking steps."""
+
+    settle: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One run, on test episodes.
+
+    Attributes:
+        calibration: what was claimed, on episodes recorded for it.
+        share: mean loops over mu, one step ahead. rollout_share: in own rollouts.
+        excess: one-step error over that at T = mu, minus 1. rollout_excess: of own rollouts.
+        rank: Spearman correlation of loops and impulse. matched_rank: the same at equal target norm.
+        free, hardest: mean loops where nothing touches, and in the hardest tenth by impulse.
+        time: batch-512 imagination with the exit against T = mu.
+        depths: what more loops do.
+    """
+
+    seed: int
+    calibration: Calibration
+    share: Interval
+    rollout_share: Interval
+    excess: Interval
+    rollout_excess: Interval
+    rank: Interval
+    matched_rank: Interval
+    free: Interval
+    hardest: Interval
+    time: ExitTime
+    depths: Depths
+
+
+def run_adaptive_study(config: AdaptiveStudyConfig) -> Path:
+    """Do all of it and write `config.out`.
+
+    Raises:
+        UserError: unknown preset, `config.out` exists, or the episodes do not support the claim.
+        LoopwmError: a step failed; Ctrl-C exits with code 130.
+    """
+    refuse_existing(config.out, "move it away or choose another file with --out")
+    settings = preset(config.preset)
+    runs = looped_runs(config.base)
+    copies = [
+        with_gate(run, config.folder / f"looped-seed{seed}") for run, seed in zip(runs, config.seeds, strict=True)
+    ]
+    fresh_settings = replace(settings, episodes=config.calibration_episodes)
+    fresh = record(fresh_settings, config.folder / "calibration.h5", config.calibration_seed)
+    with Store.open(config.base.folder / "billiards.h5") as store:
+        columns, validation, test = open_memmap(store), store.split("validation"), store.split("test")
+    with TerminalProgress("comparing exit rules", "run") as progress:
+        curves = []
+        for run in copies:
+            curves.append(frontier(load(run), tile(columns, validation, 1), config.excess))
+            progress.advance(len(curves), len(copies))
+    found = [one for one in curves if one is not None]
+    rule = cheapest_rule(found)
+    results = []
+    for run, seed in zip(copies, config.seeds, strict=True):
+        with TerminalProgress(f"calibrating seed {seed}", "threshold") as progress:
+            calibration = calibrated(run, rule, config, fresh, progress)
+        results.append(measured(load(run), seed, calibration, columns, test, config))
+    with TerminalProgress("repeating the calibration", "threshold") as progress:
+        held, claimed = repeated(load(copies[0]), results[0].calibration, fresh, config, progress.advance)
+    write_json(config.out, plain(summary(config, rule, found, results, held, claimed)))
+    return config.out
+
+
+def with_gate(run: Path, copy: Path) -> Path:
+    """A copy of a run that has learned a gate; made once."""
+    if not copy.exists():
+        aside = copy.with_name(f".{copy.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(run, aside)
+        with TerminalProgress(f"training the gate of {copy.name}", "update") as progress:
+            train_gate(aside, progress=progress)
+        aside.rename(copy)
+    return copy
+
+
+def cheapest_rule(curves: list[Frontier]) -> ExitRule:
+    """The rule that needs fewest loops within the tolerated excess, at most mu of them, on average over runs."""
+    shares: dict[ExitRule, list[float]] = {}
+    for one in curves:
+        for curve in one.curves:
+            if curve.rule != "fixed" and curve.cap == one.mu and curve.best is not None:
+                shares.setdefault(curve.rule, []).append(curve.best.share)
+    complete = {rule: values for rule, values in shares.items() if len(values) == len(curves)}
+    return min(complete, key=lambda rule: np.mean(complete[rule]))
+
+
+def calibrated(run: Path, rule: ExitRule, config: AdaptiveStudyConfig, fresh: Path, progress: Progress) -> Calibration:
+    """Calibrate the exit of a run on the episodes recorded for it."""
+    wanted = CalibrateConfig(rule=rule, excess=config.excess, confidence=config.confidence, horizon=config.horizon)
+    return calibrate(run, wanted, fresh, progress, overwrite=True)
+
+
+def measured(
+    model: WorldModel,
+    seed: int,
+    calibration: Calibration,
+    columns: Columns,
+    episodes: np.ndarray,
+    config: AdaptiveStudyConfig,
+) -> SeedResult:
+    """All that is told about one run with its calibrated exit, on test episodes."""
+    steps, futures = tile(columns, episodes, 1), tile(columns, episodes, config.horizon)
+    bootstrap = Bootstrap(steps.transition_episode)
+    full, early = one_step(model, steps), one_step(model, steps, exit=model.exit)
+    loops = early.loops[steps.valid]
+    impulse = np.asarray(steps.labels[LEADING_LABEL][steps.valid], np.float64)
+    norm = Scorer.of(model).target_norm(steps.observations[:, :-1], steps.observations[:, 1:])[steps.valid]
+    far_full, far_early = open_loop(model, futures), open_loop(model, futures, exit=model.exit)
+    far = Bootstrap(futures.transition_episode)
+    assert model.exit is not None
+    starts = rollouts(columns, episodes, config.horizon)
+    speed = SpeedConfig(batches=(512,), rounds=config.rounds, seconds=0.2)
+    hard = impulse >= np.quantile(impulse, 0.9)
+    mu = model.default_loops
+    return SeedResult(
+        seed=seed,
+        calibration=calibration,
+        share=bootstrap.mean(loops / mu),
+        rollout_share=far.mean(far_early.loops[futures.valid] / mu),
+        excess=bootstrap.ratio(early.observation[steps.valid], full.observation[steps.valid]).shifted(-1),
+        rollout_excess=far.ratio(far_early.observation[futures.valid], far_full.observation[futures.valid]).shifted(-1),
+        rank=rank_correlation(bootstrap, impulse, loops),
+        matched_rank=matched_rank_correlation(bootstrap, impulse, loops, norm, MEMBERS),
+        free=bootstrap.mean(np.where(impulse == 0, loops, np.nan)),
+        hardest=bootstrap.mean(np.where(hard, loops, np.nan)),
+        time=exit_time(model, starts, model.exit, mu, speed, steps=config.horizon),
+        depths=depths(model, steps, config.settle),
+    )
+
+
+def depths(model: WorldModel, steps: Segments, exponents: tuple[float, ...]) -> Depths:
+    """Errors at mu and 8 mu when loops beyond mu take steps of another size than in training."""
+    mu, trained, found = model.default_loops, model.core.loop, {}
+    for exponent in exponents:
+        model.core.loop = replace(trained, settle=exponent)
+        errors = [float(np.nanmean(one_step(model, steps, loops).observation)) for loops in (mu, 8 * mu)]
+        found[f"{exponent:g}"] = (errors[0], errors[1])
+    model.core.loop = trained
+    return Depths(found)
+
+
+def repeated(
+    model: WorldModel,
+    calibration: Calibration,
+    fresh: Path,
+    config: AdaptiveStudyConfig,
+    report: Callable[[int, int], None],
+) -> tuple[float, float]:
+    """Share of the repeated calibrations that made no false claim, and share that made one at all.
+
+    The episodes recorded for calibration are taken for the whole world.
+    """
+    with Store.open(fresh) as store:
+        trial = Trial.of(open_memmap(store), np.arange(store.num_episodes), config.horizon)
+    exits = [replace(calibration.exit, threshold=one.threshold) for one in calibration.candidates]
+    parts = [trial.errors(model, None).error]
+    for exit in exits:
+        parts.append(trial.errors(model, exit).error)
+        report(len(parts), len(exits) + 1)
+    largest = np.array(list(calibration.largest.values()))
+    full, early = (np.minimum(part, largest) for part in (parts[0], np.stack(parts[1:], axis=1)))
+    return coverage(
+        full,
+        early,
+        largest,
+        config.excess,
+        config.confidence,
+        episodes=len(full),
+        resamplings=config.resamplings,
+        seed=config.calibration_seed,
+    )
+
+
+def summary(
+    config: AdaptiveStudyConfig,
+    rule: ExitRule,
+    curves: list[Frontier],
+    results: list[SeedResult],
+    held: float,
+    claimed: float,
+) -> dict[str, Any]:
+    """The published file: `figures` are flat means over seeds, `seeds` has every run with its intervals."""
+
+    def mean(pick: Callable[[SeedResult], float]) -> float:
+        return float(np.mean([pick(one) for one in results]))
+
+    errors = {
+        exponent: np.mean([one.depths.settle[exponent] for one in results], axis=0)
+        for exponent in results[0].depths.settle
+    }
+    at_mu, at_8mu = errors[f"{config.settle[0]:g}"]
+    return {
+        "command": config.command,
+        "versions": versions(),
+        "processor": processor(resolve_device("auto")),
+        "rule": rule,
+        "figures": {
+            "mse_mu": float(at_mu),
+            "mse_8mu": float(at_8mu),
+            "loops_share": mean(lambda one: one.share.mean),
+            "rollout_loops_share": mean(lambda one: one.rollout_share.mean),
+            "excess": mean(lambda one: one.excess.mean),
+            "rollout_excess": mean(lambda one: one.rollout_excess.mean),
+            "wall_share": mean(lambda one: one.time.share),
+            "rank_impulse": mean(lambda one: one.rank.mean),
+            "rank_impulse_matched": mean(lambda one: one.matched_rank.mean),
+            "loops_free": mean(lambda one: one.free.mean),
+            "loops_hardest": mean(lambda one: one.hardest.mean),
+            "coverage": held,
+            "coverage_claimed": claimed,
+        },
+        "depths": {exponent: {"mse_mu": float(a), "mse_8mu": float(b)} for exponent, (a, b) in errors.items()},
+        "shares_at_tolerance": {
+            curve.rule: [
+                next((c.best.share for c in one.curves if c.rule == curve.rule and c.cap == curve.cap and c.best), None)
+                for one in curves
+            ]
+            for curve in curves[0].curves
+            if curve.cap == curves[0].mu or curve.rule == "fixed"
+        },
+        "seeds": results,
+    }
