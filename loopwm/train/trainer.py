@@ -180,7 +180,7 @@ class Trainer:
         config, looped = self.config, self.model.core.loopable
         loops = sample_loops(config.model.loop, len(windows), self.depth_draws) if looped else None
         if loops is not None and config.halt.mode != "off":
-            visible = visible_steps(*windows.rewards.shape, config.loss.observed, self.visibility_draws)
+            visible = visible_steps(len(windows), windows.rewards.shape[1], config.loss.observed, self.visibility_draws)
             with autocast(self.device, precision):
                 return halting_loss(
                     self.model,
