@@ -97,6 +97,8 @@ ANSWERED_AT_ONCE = [
     "train debg",
     "train debug --size smal",
     "evaluate --horizon 0 runs/x",
+    "evaluate --exit.rule residul runs/x",
+    "train debug --train.exit.threshold -1",
     "collect --episodes 0",
     "study --seeds --long-updates 0",
 ]

@@ -16,7 +16,7 @@ from loopwm.errors import UserError
 from loopwm.evaluate.comparison import compare, paired
 from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
 from loopwm.evaluate.evaluation import FILE, Evaluation, evaluate, plain, read_evaluation
-from loopwm.model.config import System
+from loopwm.model.config import ExitConfig, System
 from loopwm.presets import PRESETS
 from loopwm.train.checkpoint import NAME, read_checkpoint, save_checkpoint
 from loopwm.train.hardware import resolve_device
@@ -65,6 +65,10 @@ def test_everything_asked_for_is_measured_on_held_out_episodes(evaluations, bill
     assert all(len(curve.error) == 12 and set(curve.rmse) == {"position", "velocity"} for curve in looped.horizon)
     assert looped.settling is not None and looped.retention is not None and looped.contraction is not None
     assert (looped.contraction.n, looped.contraction.loops) == (64, 8)
+    assert looped.frontier is not None and looped.exit_speed is not None and looped.early is None
+    assert stack.frontier is None and stack.exit_speed is None and stack.early is None
+    assert looped.frontier.mu == looped.run.loops and looped.frontier.tolerance == SMALL.tolerance
+    assert looped.frontier.curves[0].points[1].error.mean == pytest.approx(looped.one_step.mean)
     assert stack.settling is None and stack.retention is None and stack.contraction is None and len(stack.depth) == 1
     assert looped.nonfinite == looped.stability.nonfinite == 0
     assert (looped.run.updates, looped.run.seed, looped.run.loops) == (6, 0, 2)
@@ -96,7 +100,27 @@ def test_the_file_gives_back_what_was_measured(runs, evaluations):
 
 def test_evaluating_twice_gives_the_same_numbers(runs, evaluations):
     again = evaluate(runs[0], config=SMALL, existing="replace")
-    assert plain(replace(again, speed=())) == plain(replace(evaluations[0], speed=()))
+    assert plain(replace(again, speed=(), exit_speed=None)) == plain(replace(evaluations[0], speed=(), exit_speed=None))
+
+
+def test_an_exit_is_measured_beside_all_loops_and_survives_the_file(runs, evaluations, tmp_path):
+    run = Path(shutil.copytree(runs[0], tmp_path / "looped"))
+    other = replace(SMALL, exit=ExitConfig("residual", 1e9), tolerance=0.05)
+    said = "with exit.rule fixed instead of residual, with exit.threshold 0.0 instead of 1000000000.0, with tolerance"
+    with pytest.raises(UserError, match=said):
+        evaluate(run, config=other)
+    found = evaluate(run, config=other, existing="replace")
+    assert found.early is not None and found.early.loops.mean == found.early.open_loop_loops.mean == 1
+    # The numbers at all loops stay what they were, and one loop for everybody is what the depth curve says it is.
+    assert found.one_step == evaluations[0].one_step
+    assert found.early.one_step.mean == pytest.approx(found.depth[0].error.mean)
+    assert plain(read_evaluation(run)) == plain(found)
+
+
+def test_an_exit_the_run_cannot_follow_is_refused_before_anything_is_measured(runs):
+    for run, rule, words in ((runs[1], "residual", "stack has no loop"), (runs[0], "certified", "certified core")):
+        with pytest.raises(UserError, match=words):
+            evaluate(run, config=replace(SMALL, exit=ExitConfig(rule, 0.1)))
 
 
 @pytest.fixture

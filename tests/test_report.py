@@ -20,20 +20,24 @@ import torch
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
+from loopwm.certify.certificate import certify
+from loopwm.certify.config import MeasureConfig
 from loopwm.data.episode import Episode
 from loopwm.data.store import StoreMeta, write_store
 from loopwm.errors import UserError
+from loopwm.evaluate.animation import Spending, frame, scene_of
 from loopwm.evaluate.bootstrap import Interval
 from loopwm.evaluate.comparison import Comparison, Paired, compare
 from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
 from loopwm.evaluate.evaluation import FILE, Curve, Evaluation, evaluate, measure, read_evaluation
 from loopwm.evaluate.findings import findings, lead_over, number, percent
+from loopwm.evaluate.guarantees import CALIBRATION, calibration_figure
 from loopwm.evaluate.plots import SERIES, Axis, Line, line_figure
 from loopwm.evaluate.report import Report, typical_rollout, write_report
-from loopwm.model.config import SYSTEMS
+from loopwm.model.config import SYSTEMS, ExitConfig
 from loopwm.presets import PRESETS
 from loopwm.spaces import ActionSpec, ObservationSpec
-from loopwm.train.checkpoint import load
+from loopwm.train.checkpoint import NAME, load, read_checkpoint, save_checkpoint
 from loopwm.train.trainer import train
 
 SPEED = SpeedConfig(batches=(1, 4), rounds=2, seconds=0.001)
@@ -283,7 +287,89 @@ def test_a_model_that_predicts_nan_still_gets_its_report(runs, billiards_columns
     assert broken.one_step.mean == math.inf
 
 
+# ---- leaving early, and guarantees ----
+
+
+def test_the_section_on_leaving_early_shows_every_rule_and_names_the_cheapest(page, evaluations):
+    section = page[page.index("<h2>Leaving the loop early</h2>") : page.index("<h2>Long rollouts</h2>")]
+    found = evaluations[0].frontier
+    assert found is not None
+    for curve in found.curves:
+        assert curve.rule in section
+    assert f"Fewest loops at no more than 1% above the error of all {found.mu} loops" in section
+    assert "needs a certified core" in section and '<figure id="frontier">' in section
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", section)
+    assert len(rows) == len(found.curves)
+
+
+def test_a_report_of_a_stack_alone_has_nothing_to_leave(runs, tmp_path):
+    text = write_report([runs[2]], tmp_path, COMMAND, SPEED).html.read_text()
+    assert "Leaving the loop early" not in text and "Certificate" not in text
+
+
+def test_errors_with_an_exit_are_labelled_beside_those_of_all_loops(runs, tmp_path):
+    run = Path(shutil.copytree(runs[0], tmp_path / "looped"))
+    found = evaluate(run, config=replace(SMALL, exit=ExitConfig("residual", 0.7)), existing="replace")
+    assert found.early is not None
+    text = write_report([run, runs[1]], tmp_path / "out", COMMAND, SPEED).html.read_text()
+    table = text[text.index("<table") : text.index("</table>")]
+    row = table[table.index("One-step error, leaving early") :].split("</tr>")[0]
+    assert "residual &lt; 0.7, T &lt;= 2" in row and number(found.early.one_step.mean) in row and "no loop" in row
+    assert "Asked for with the evaluation, residual &lt; 0.7" in text
+    moving = typical_rollout(run, found)
+    assert moving is not None and moving[0].exit == found.config.exit and set(moving[0].loops) <= {1, 2}
+
+
+def test_a_certificate_is_shown_only_for_the_weights_it_was_made_for(runs, tmp_path):
+    run = Path(shutil.copytree(runs[0], tmp_path / "looped"))
+    claims = certify(run, config=MeasureConfig(states=8, depth=1, iterations=4))
+    good = write_report([run], tmp_path / "good", COMMAND, SPEED)
+    text = good.html.read_text()
+    assert claims.sha256 in text and "Checked against the weights" in text and "C. not claimed" in text
+    assert json.loads(good.json.read_text())["certificate"]["holds"] is True
+    stored = read_checkpoint(run / NAME)
+    moved = {name: value * 1.5 if name.endswith("weight") else value for name, value in stored.tensors.items()}
+    save_checkpoint(run / NAME, stored.blueprint, moved, stored.state)
+    text = write_report([run], tmp_path / "bad", COMMAND, SPEED).html.read_text()
+    assert "NOT the one of its" in text and "made for other weights" in text and claims.sha256 not in text
+
+
+def test_a_calibration_is_drawn_and_a_file_of_another_kind_is_not(tmp_path):
+    entries = [
+        {"threshold": 0.1, "loops": 3.0, "excess": 0.02, "low": 0.01, "high": 0.03, "chosen": False},
+        {"threshold": 0.05, "mean_loops": 4.5, "excess": {"mean": 0.005, "low": 0.002, "high": 0.009}, "chosen": True},
+        {"threshold": "?"},
+    ]
+    (tmp_path / CALIBRATION).write_text(json.dumps({"candidates": entries, "claim": "At most 1% with 95% confidence."}))
+    figure = calibration_figure(tmp_path)
+    assert figure is not None
+    assert "At most 1% with 95% confidence. Chosen: threshold 0.05, 4.50 loops." in figure.caption
+    assert ">chosen</text>" in figure.svg
+    for other in ("{", "[]", '{"candidates": 3}', '{"candidates": [{"threshold": 1}]}'):
+        (tmp_path / CALIBRATION).write_text(other)
+        assert calibration_figure(tmp_path) is None
+
+
 # ---- the animation ----
+
+
+def test_the_loops_of_every_step_are_coloured():
+    scene = scene_of("billiards")
+    assert scene is not None
+    spending = Spending((1, 7, 4), 7)
+    observation = np.zeros((6, 5), np.float32)
+    colours = []
+    for step in range(4):
+        image = np.asarray(frame(scene, observation, observation, step, spending))
+        # The middle of each step's cell in the strip, and the frame around the imagination.
+        colours.append([tuple(image[248, round((k + 0.5) * 448 / 3)]) for k in range(3)])
+        if step:
+            assert tuple(image[20, 300]) == spending.colour(spending.loops[step - 1])
+    wanted = [spending.colour(loops) for loops in spending.loops]
+    assert len(set(wanted)) == 3
+    for step, shown in enumerate(colours):
+        assert shown[:step] == wanted[:step] and set(shown[step:]).isdisjoint(wanted)
+    assert frame(scene, observation, observation, 1).height < frame(scene, observation, observation, 1, spending).height
 
 
 def test_the_animation_shows_the_engine_and_the_imagination_over_forty_steps(runs, evaluations):

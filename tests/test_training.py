@@ -17,10 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from loopwm.data.cache import open_memmap
 from loopwm.data.store import Store, write_store
+from loopwm.data.windows import all_windows
 from loopwm.errors import LoopwmError, UserError
 from loopwm.model.certified import CertifiedCore
-from loopwm.model.config import CERTIFIED_LOOP, SYSTEMS, ModelConfig
+from loopwm.model.config import CERTIFIED_LOOP, SYSTEMS, ExitConfig, ModelConfig
 from loopwm.model.core import LoopedCore
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig, preset
@@ -56,6 +58,33 @@ def assert_same_tensors(first: Path, second: Path) -> None:
 
 
 # ---- it learns, and says what it did ----
+
+
+def test_validation_can_look_a_second_time_with_rows_that_leave_early(trained, billiards_store, tmp_path):
+    run = tmp_path / "early"
+    train(debug(billiards_store, exit=ExitConfig("residual", 1e9)), run)
+    # Looking changes nothing about what is learned.
+    assert_same_tensors(trained, run)
+    plain, early = (read_log(folder)[-1]["validation"] for folder in (trained, run))
+    assert {name: early[name] for name in plain} == plain and set(plain) == {"one_step", "open_loop"}
+    assert early["exit_one_step_loops"] == early["exit_open_loop_loops"] == 1
+    with Store.open(billiards_store) as store:
+        windows = all_windows(open_memmap(store), store.split("validation"), length=10, stride=10)[:512]
+    model = load(run)
+    with torch.no_grad():
+        imagined = model.imagine(windows.actions, observation=windows.observations[:, 0], num_loops=1)
+        error = (model.decode(imagined).observation - windows.observations[:, 1:]) / model.observation_std
+    wanted = error[..., model.observation_changes].square().mean()
+    assert early["exit_open_loop"] == pytest.approx(float(wanted), rel=1e-4)
+    assert read_config(run / "config.yaml").train.exit == ExitConfig("residual", 1e9)
+
+
+@pytest.mark.parametrize(("system", "rule"), [("stack-equal-flops", "residual"), ("looped", "certified")])
+def test_an_exit_the_model_cannot_follow_is_refused_before_training(billiards_store, tmp_path, system, rule):
+    config = debug(billiards_store, exit=ExitConfig(rule, 0.1))
+    with pytest.raises(UserError, match=r"no loop to leave early|needs a certified core"):
+        train(replace(config, model=replace(config.model, system=system)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_reduces_the_error_and_logs_every_term(billiards_store: Path, tmp_path: Path) -> None:

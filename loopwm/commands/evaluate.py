@@ -59,6 +59,7 @@ def table(result: Evaluation) -> str:
     from loopwm.evaluate.early import in_words
 
     info = result.run
+    early = f"exit {in_words(result.early.exit, info.loops)}" if result.early else ""
     who = [f"{point.loops} loop{'s'[: point.loops != 1]}" for point in result.depth]
     if info.system != "looped":
         who = [info.system]
@@ -68,7 +69,7 @@ def table(result: Evaluation) -> str:
     lines += [row(name, error) for name, error in result.controls.items()]
     if result.early is not None:
         lines += [
-            row(in_words(result.early.exit, info.loops), result.early.one_step),
+            row(early, result.early.one_step),
             f"  {spent(result.early.loops, info.loops)}",
         ]
     last = len(result.horizon[0].error)
@@ -76,7 +77,7 @@ def table(result: Evaluation) -> str:
         lines += [f"{steps} steps ahead"]
         lines += [row(curve.name, curve.error[steps - 1]) for curve in result.horizon]
         if result.early is not None:
-            lines += [row(in_words(result.early.exit, info.loops), result.early.open_loop[steps - 1])]
+            lines += [row(early, result.early.open_loop[steps - 1])]
     if result.early is not None:
         lines += [f"  {spent(result.early.open_loop_loops, info.loops)}"]
     if result.frontier is not None:

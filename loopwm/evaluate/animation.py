@@ -157,7 +157,8 @@ def frame(scene: Scene, true: Array, guess: Array, step: int, spending: Spending
     pen.rectangle((SIDE, 0, SIDE + GAP - 1, SIDE + HEADER), fill=_BACK)
     pen.rectangle((0, 0, 2 * SIDE + GAP, HEADER - 1), fill=_BACK)
     pen.text((6, 2), f"engine, step {step}", _TEXT, font)
-    made = f", {spending.loops[step - 1]} loops" if spending and step else ""
+    loops = spending.loops[step - 1] if spending and step else 0
+    made = f", {loops} loop{'s'[: loops != 1]}" if loops else ""
     pen.text((SIDE + GAP + 6, 2), f"imagination{made}", _TEXT, font)
     if spending:
         _spend(pen, spending, step)

@@ -37,7 +37,7 @@ class EarlyErrors:
 
 def in_words(exit: ExitConfig, cap: int) -> str:
     """An exit rule with the most loops it allows, as short as it can be said."""
-    return f"T = {cap} for all" if exit.rule == "fixed" else f"exit: {exit.rule} < {exit.threshold:g}, T <= {cap}"
+    return f"T = {cap} for all" if exit.rule == "fixed" else f"{exit.rule} < {exit.threshold:g}, T <= {cap}"
 
 
 def early_errors(

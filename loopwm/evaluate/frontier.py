@@ -161,13 +161,34 @@ def frontier(
     if not model.core.loopable:
         return None
     mu = model.default_loops
-    record = record_loops(model, segments, 2 * mu)
     bootstrap = Bootstrap(segments.transition_episode, resamples=resamples, seed=seed)
     labels = {name: np.asarray(column[segments.valid], np.float64) for name, column in segments.labels.items()}
     names = sorted(labels, key=lambda name: name != LEADING_LABEL)
     before, after = segments.observations[:, :-1], segments.observations[:, 1:]
     norm = Scorer.of(model).target_norm(before, after)[segments.valid]
-    measuring = _Measuring(record, mu, tolerance, bootstrap, {name: labels[name] for name in names}, norm)
+    record = record_loops(model, segments, 2 * mu)
+    return read_off(record, mu, tolerance, bootstrap, {name: labels[name] for name in names}, norm, seed=seed)
+
+
+def read_off(
+    record: LoopRecord,
+    mu: int,
+    tolerance: float,
+    bootstrap: Bootstrap,
+    labels: dict[str, Array],
+    norm: Array,
+    *,
+    seed: int = 0,
+) -> Frontier:
+    """The frontier that a record of 2 mu loops holds.
+
+    Args:
+        bootstrap: over the episodes of its n transitions.
+        labels: name -> (n,), the leading one at the head. norm: (n,) target norms.
+        seed: chooses the transitions of the scatter.
+    """
+    names = list(labels)
+    measuring = _Measuring(record, mu, tolerance, bootstrap, labels, norm)
     curves = [measuring.fixed()]
     curves += [measuring.curve(rule, cap) for rule in EXIT_RULES if rule in record.signals for cap in (mu, 2 * mu)]
     found = [(curve, curve.best) for curve in curves if curve.best is not None]
