@@ -56,8 +56,9 @@ class DeferredConfig:
     """Weight of the consistency of g_w(h_k) with the embedding of what was really seen; 0 leaves it out."""
     beta: float = 0.1
     """Weight of the contraction budget; 0 leaves it out."""
-    cmax: float = 1.0
-    """Cmax, how far the latent may move per step, |h_{k+1} - h_k| / sqrt(N D), on average over a window."""
+    cmax: float = 0.1
+    """Cmax, how far the latent may move per step, |h_{k+1} - h_k| / sqrt(N D), on average over a window; the log has
+    `drift` to compare it with."""
 
     def __post_init__(self) -> None:
         require(min(self.alpha, self.beta) >= 0, "loss.deferred.alpha and loss.deferred.beta must not be negative.")
