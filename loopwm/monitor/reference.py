@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from loopwm.certify.certificate import WEIGHTS, digest
+from loopwm.certify.certificate import WEIGHTS
 from loopwm.data.cache import Columns
 from loopwm.errors import UserError
 from loopwm.evaluate.evaluation import plain
@@ -21,7 +21,7 @@ from loopwm.files import write_json
 from loopwm.model.world_model import WorldModel
 from loopwm.monitor.config import ProfileConfig
 from loopwm.monitor.profile import Bins, LoopProfile, profile
-from loopwm.train.checkpoint import NAME, Blueprint, read_checkpoint
+from loopwm.train.checkpoint import NAME, Blueprint, read_checkpoint, weights_digest
 from loopwm.train.journal import config_as_dict, read_config, versions
 
 FORMAT = 1
@@ -96,7 +96,7 @@ def measure(
     return Reference(
         format=FORMAT,
         run=run.name,
-        sha256=digest(checkpoint),
+        sha256=weights_digest(checkpoint.blueprint, checkpoint.part(WEIGHTS)),
         blueprint=checkpoint.blueprint,
         updates=checkpoint.state["update"],
         world=meta.world,

@@ -29,6 +29,7 @@ from loopwm.evaluate.segments import Segments, rollouts, tile
 from loopwm.evaluate.speed import ExitTime, exit_time, processor
 from loopwm.files import refuse_existing, write_json
 from loopwm.model.config import ExitRule
+from loopwm.model.core import LoopedCore
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import preset
 from loopwm.progress import Progress, TerminalProgress
@@ -36,6 +37,7 @@ from loopwm.studies.billiards import looped_runs
 from loopwm.studies.config import AdaptiveStudyConfig
 from loopwm.studies.demo import record
 from loopwm.train.checkpoint import load
+from loopwm.train.config import GateTraining
 from loopwm.train.gate import train_gate
 from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import versions
@@ -87,7 +89,8 @@ def run_adaptive_study(config: AdaptiveStudyConfig) -> Path:
     settings = preset(config.preset)
     runs = looped_runs(config.base)
     copies = [
-        with_gate(run, config.folder / f"looped-seed{seed}") for run, seed in zip(runs, config.seeds, strict=True)
+        with_gate(run, config.folder / f"looped-seed{seed}", config.gate_updates)
+        for run, seed in zip(runs, config.seeds, strict=True)
     ]
     fresh_settings = replace(settings, episodes=config.calibration_episodes)
     fresh = record(fresh_settings, config.folder / "calibration.h5", config.calibration_seed)
@@ -111,14 +114,14 @@ def run_adaptive_study(config: AdaptiveStudyConfig) -> Path:
     return config.out
 
 
-def with_gate(run: Path, copy: Path) -> Path:
+def with_gate(run: Path, copy: Path, updates: int) -> Path:
     """A copy of a run that has learned a gate; made once."""
     if not copy.exists():
         aside = copy.with_name(f".{copy.name}")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(run, aside)
         with TerminalProgress(f"training the gate of {copy.name}", "update") as progress:
-            train_gate(aside, progress=progress)
+            train_gate(aside, GateTraining(updates=updates), progress)
         aside.rename(copy)
     return copy
 
@@ -130,8 +133,10 @@ def cheapest_rule(curves: list[Frontier]) -> ExitRule:
         for curve in one.curves:
             if curve.rule != "fixed" and curve.cap == one.mu and curve.best is not None:
                 shares.setdefault(curve.rule, []).append(curve.best.share)
-    complete = {rule: values for rule, values in shares.items() if len(values) == len(curves)}
-    return min(complete, key=lambda rule: np.mean(complete[rule]))
+    complete: dict[ExitRule, list[float]] = {
+        rule: values for rule, values in shares.items() if len(values) == len(curves)
+    }
+    return min(complete, key=lambda rule: float(np.mean(complete[rule])))
 
 
 def calibrated(run: Path, rule: ExitRule, config: AdaptiveStudyConfig, fresh: Path, progress: Progress) -> Calibration:
@@ -180,6 +185,7 @@ def measured(
 
 def depths(model: WorldModel, steps: Segments, exponents: tuple[float, ...]) -> Depths:
     """Errors at mu and 8 mu when loops beyond mu take steps of another size than in training."""
+    assert isinstance(model.core, LoopedCore)
     mu, trained, found = model.default_loops, model.core.loop, {}
     for exponent in exponents:
         model.core.loop = replace(trained, settle=exponent)

@@ -113,6 +113,8 @@ class AdaptiveStudyConfig:
     """Repeated calibrations behind the coverage."""
     rounds: int = 15
     """Turns of each when time is measured."""
+    gate_updates: int = 600
+    """Updates of the learned gate."""
     runs: Path = Path("runs/study")
     """Folder of `loopwm study billiards`: its looped runs are used, and trained if they are not there."""
     folder: Path = Path("runs/study-adaptive")
@@ -135,7 +137,8 @@ class AdaptiveStudyConfig:
         words += ["--calibration-episodes", str(self.calibration_episodes)]
         words += ["--excess", str(self.excess), "--confidence", str(self.confidence), "--horizon", str(self.horizon)]
         words += ["--settle", *map(str, self.settle), "--resamplings", str(self.resamplings)]
-        words += ["--rounds", str(self.rounds), "--runs", str(self.runs), "--folder", str(self.folder)]
+        words += ["--rounds", str(self.rounds), "--gate-updates", str(self.gate_updates)]
+        words += ["--runs", str(self.runs), "--folder", str(self.folder)]
         return shlex.join([*words, "--out", str(self.out)])
 
     def __post_init__(self) -> None:
@@ -143,5 +146,6 @@ class AdaptiveStudyConfig:
             raise UserError("A study needs at least one seed and one exponent; give --seeds and --settle.")
         if self.calibration_seed == self.recording_seed:
             raise UserError("calibration_seed must differ from recording_seed: those episodes were trained on.")
-        if min(self.calibration_episodes, self.horizon, self.resamplings, self.rounds) < 1:
-            raise UserError("calibration_episodes, horizon, resamplings and rounds must be at least 1.")
+        counts = (self.calibration_episodes, self.horizon, self.resamplings, self.rounds, self.gate_updates)
+        if min(counts) < 1:
+            raise UserError("calibration_episodes, horizon, resamplings, rounds and gate_updates must be at least 1.")
