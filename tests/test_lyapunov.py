@@ -18,7 +18,16 @@ from loopwm.errors import UserError
 from loopwm.evaluate.config import LyapunovConfig
 from loopwm.evaluate.diagnostics import stability
 from loopwm.evaluate.imagination import long_imagination
-from loopwm.evaluate.lyapunov import Advance, engine_exponent, exponent, lyapunov, model_exponent, tangent, twin
+from loopwm.evaluate.lyapunov import (
+    Advance,
+    engine_exponent,
+    exponent,
+    guided_exponent,
+    lyapunov,
+    model_exponent,
+    tangent,
+    twin,
+)
 from loopwm.evaluate.scores import Scorer
 from loopwm.evaluate.segments import rollouts
 from loopwm.model.config import LoopConfig, ModelConfig, System
@@ -172,6 +181,32 @@ def test_model_and_engine_are_measured_from_the_same_starts(billiards_columns) -
     elsewhere = replace(billiards_columns, meta=replace(billiards_columns.meta, world="pond"))
     alone = lyapunov(make(billiards_columns), elsewhere, np.arange(12), settings)
     assert alone.engine is None and alone.model == found.model
+
+
+def test_guided_growth_is_the_product_of_the_jacobians_at_observed_latents(billiards_columns) -> None:
+    model, settings = make(billiards_columns), LyapunovConfig(starts=2, burn_in=0, steps=6)
+    episodes = np.flatnonzero(billiards_columns.ep_len >= 10)[:2]
+    found = guided_exponent(model, billiards_columns, episodes, settings)
+    assert found is not None and (found.starts, found.steps) == (2, 6)
+    segments = rollouts(billiards_columns, episodes, 7, stride=60)
+    model = model.double()
+    observations, actions = torch.tensor(segments.observations).double(), torch.tensor(segments.actions).double()
+    with torch.no_grad():
+        latents = model.observe(observations[:, :-1], actions)
+    v = torch.randn(latents[:, 0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    grown = []
+    for row in range(2):
+        w = v[row].flatten() / v[row].norm()
+        for k in range(6):
+            jacobian = torch.autograd.functional.jacobian(
+                lambda h, row=row, k=k: model.step(h, actions[row : row + 1, 1 + k]), latents[row : row + 1, k]
+            )
+            assert isinstance(jacobian, Tensor)
+            w = jacobian.reshape(w.numel(), w.numel()) @ w
+        grown.append(float(w.norm().log()) / 6)
+    assert found.value.mean == pytest.approx(np.mean(grown), rel=1e-8)
+    # Nothing is left of an episode that is shorter than its burn-in.
+    assert guided_exponent(model, billiards_columns, episodes, replace(settings, burn_in=60)) is None
 
 
 def test_settings_that_measure_nothing_are_refused() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast, runtime_checkable
 
 import gymnasium
@@ -58,12 +58,16 @@ class LyapunovResult:
 
     Attributes:
         model: the carried latent under imagination at the default T, in double precision.
+        guided: the same blind steps, each taken at a latent that the model has while observing recorded episodes. An
+            imagination that has drifted to a standstill is not chaotic; this says whether the model is, where the world
+            is. None where no episode is longer than the burn-in.
         engine: the world's own, under the same actions from the same observations; None where no engine is known that
             can be put into a given state.
         epsilon: distance of the engine's twin, in standard deviations.
     """
 
     model: Exponent
+    guided: Exponent | None
     engine: Exponent | None
     epsilon: float
 
@@ -101,7 +105,12 @@ def lyapunov(
         env = find_world(data.meta.world).make(0).unwrapped
         if isinstance(env, Restorable):
             of_engine = engine_exponent(env, Scorer.of(model), starts.observations[:, 0], actions, config)
-    return LyapunovResult(model_exponent(model, starts, actions, config), of_engine, config.epsilon)
+    return LyapunovResult(
+        model=model_exponent(model, starts, actions, config),
+        guided=guided_exponent(model, data, rng.permutation(episodes), config),
+        engine=of_engine,
+        epsilon=config.epsilon,
+    )
 
 
 def drawn_actions(
@@ -126,6 +135,35 @@ def model_exponent(
     with torch.no_grad():
         h = model.step(model.initial(len(seen)), taken[:, 0], model.encode(seen))
         return exponent(tangent(lambda k, h: model.step(h, taken[:, 1 + k])), h, config)
+
+
+def guided_exponent(
+    model: WorldModel, data: Columns, episodes: npt.NDArray[np.integer], config: LyapunovConfig
+) -> Exponent | None:
+    """Of blind steps at the latents (n, N, D) met while observing, as many steps as the longest episode has.
+
+    None where that leaves nothing after the burn-in.
+    """
+    longest = int(data.ep_len[episodes].max())
+    steps = min(config.steps, longest - 1 - config.burn_in)
+    if steps < 1:
+        return None
+    length = 1 + config.burn_in + steps
+    enough = episodes[data.ep_len[episodes] >= length][: config.starts]
+    segments = rollouts(data, enough, length, stride=longest)
+    model = copy.deepcopy(model).cpu().double().eval().requires_grad_(False)
+    observations, actions = (
+        torch.as_tensor(array, dtype=torch.float64) for array in (segments.observations[:, :-1], segments.actions)
+    )
+    with torch.no_grad():
+        latents = model.observe(observations, actions)
+    blind = tangent(lambda k, h: model.step(h, actions[:, 1 + k]))
+
+    def advance(k: int, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, None]:
+        _, image, _ = blind(k, x, v)
+        return latents[:, 1 + k], image, None
+
+    return exponent(advance, latents[:, 0], replace(config, steps=steps))
 
 
 def engine_exponent(
