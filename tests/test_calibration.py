@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from loopwm.calibrate.calibration import FILE, Calibration, calibrate
+from loopwm.calibrate.calibration import FILE, Calibration, calibrate, read_calibration
 from loopwm.calibrate.config import CalibrateConfig
 from loopwm.calibrate.losses import Trial
 from loopwm.cli import main
@@ -18,6 +18,7 @@ from loopwm.data.collect import collect
 from loopwm.data.config import CollectConfig
 from loopwm.data.store import Store
 from loopwm.errors import UserError
+from loopwm.evaluate.guarantees import calibration_figure
 from loopwm.evaluate.rollout import open_loop
 from loopwm.model.config import ExitConfig, LoopConfig, ModelConfig
 from loopwm.model.trace import Trace
@@ -191,6 +192,24 @@ def test_the_command_prints_the_claim(run: Path, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert "<- chosen" in printed
     assert "With probability 0.9 (by the central limit theorem, an approximation), leaving by 'output_delta'" in printed
+
+
+def test_the_report_draws_the_thresholds_that_were_tried(run: Path) -> None:
+    assert calibration_figure(run) is None
+    result = calibrate(run, LENIENT)
+    figure = calibration_figure(run)
+    assert figure is not None
+    assert result.claim in figure.caption
+    assert f"{result.loops_share:.0%} of full depth" in figure.caption
+    assert ">own rollout</text>" in figure.svg
+    assert read_calibration(run) == result
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"candidates": 3}'])
+def test_a_damaged_calibration_is_named(run: Path, content: str) -> None:
+    (run / FILE).write_text(content)
+    with pytest.raises(UserError, match="is not a calibration; make one with: loopwm calibrate"):
+        calibration_figure(run)
 
 
 def test_a_claim_by_betting_says_nothing_of_an_approximation(run: Path) -> None:

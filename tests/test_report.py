@@ -31,7 +31,6 @@ from loopwm.evaluate.comparison import Comparison, Paired, compare
 from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
 from loopwm.evaluate.evaluation import FILE, Curve, Evaluation, evaluate, measure, read_evaluation
 from loopwm.evaluate.findings import findings, lead_over, number, percent
-from loopwm.evaluate.guarantees import CALIBRATION, calibration_figure
 from loopwm.evaluate.plots import SERIES, Axis, Line, line_figure
 from loopwm.evaluate.report import Report, typical_rollout, write_report
 from loopwm.model.config import SYSTEMS, ExitConfig
@@ -332,22 +331,6 @@ def test_a_certificate_is_shown_only_for_the_weights_it_was_made_for(runs, tmp_p
     save_checkpoint(run / NAME, stored.blueprint, moved, stored.state)
     text = write_report([run], tmp_path / "bad", COMMAND, SPEED).html.read_text()
     assert "NOT the one of its" in text and "made for other weights" in text and claims.sha256 not in text
-
-
-def test_a_calibration_is_drawn_and_a_file_of_another_kind_is_not(tmp_path):
-    entries = [
-        {"threshold": 0.1, "loops": 3.0, "excess": 0.02, "low": 0.01, "high": 0.03, "chosen": False},
-        {"threshold": 0.05, "mean_loops": 4.5, "excess": {"mean": 0.005, "low": 0.002, "high": 0.009}, "chosen": True},
-        {"threshold": "?"},
-    ]
-    (tmp_path / CALIBRATION).write_text(json.dumps({"candidates": entries, "claim": "At most 1% with 95% confidence."}))
-    figure = calibration_figure(tmp_path)
-    assert figure is not None
-    assert "At most 1% with 95% confidence. Chosen: threshold 0.05, 4.50 loops." in figure.caption
-    assert ">chosen</text>" in figure.svg
-    for other in ("{", "[]", '{"candidates": 3}', '{"candidates": [{"threshold": 1}]}'):
-        (tmp_path / CALIBRATION).write_text(other)
-        assert calibration_figure(tmp_path) is None
 
 
 # ---- the animation ----

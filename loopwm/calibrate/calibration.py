@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
 
 from loopwm.calibrate.bounds import METHODS, Choice, choose, fewest_episodes
 from loopwm.calibrate.config import CalibrateConfig
@@ -147,6 +150,22 @@ def calibrate(
     extras = checkpoint.extras | {ENTRY: entry(result)}
     save_checkpoint(run / NAME, checkpoint.blueprint, checkpoint.tensors, checkpoint.state, extras)
     return result
+
+
+def read_calibration(run: Path) -> Calibration | None:
+    """What RUN/calibration.json holds; None if there is none.
+
+    Raises:
+        UserError: the file is no calibration.
+    """
+    path = Path(run) / FILE
+    if not path.is_file():
+        return None
+    try:
+        return TypeAdapter(Calibration).validate_python(json.loads(path.read_text()))
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        again = shlex.join(["loopwm", "calibrate", str(run), "--overwrite"])
+        raise UserError(f"{path} is not a calibration; make one with: {again}") from error
 
 
 @dataclass(frozen=True)
