@@ -23,6 +23,7 @@ from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress, SilentProgress
 from loopwm.train.checkpoint import NAME, Blueprint, Checkpoint, read_checkpoint, save_checkpoint
+from loopwm.train.curriculum import horizon
 from loopwm.train.deferred import DeferredDecoding
 from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, resolve_device
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
@@ -166,7 +167,7 @@ class Trainer:
     def draw(self) -> Windows:
         """The next training batch, on the device."""
         settings = self.config.train
-        return self.sampler.sample(settings.batch, settings.horizon(self.update)).to(self.device)
+        return self.sampler.sample(settings.batch, horizon(settings, self.update)).to(self.device)
 
     def advance(self) -> dict[str, float]:
         """One optimiser update; a non-finite loss or gradient is counted and skipped."""
