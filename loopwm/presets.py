@@ -118,7 +118,7 @@ PRESETS: dict[str, Preset] = {
             _BILLIARDS,
             model=replace(_BILLIARDS.model, summary=True),
             loss=LossConfig(decoding="deferred"),
-            train=replace(_BILLIARDS.train, window=10, curriculum=50),
+            train=replace(_BILLIARDS.train, window=10, curriculum=50, mixed_horizons=True),
         ),
         episodes=4000,
         rates=(8e-3, 1.6e-2),

@@ -24,6 +24,7 @@ from loopwm.model.world_model import WorldModel
 from loopwm.presets import PRESETS, RunConfig, preset
 from loopwm.train.checkpoint import NAME, load, read_checkpoint
 from loopwm.train.config import DeferredConfig, LossConfig, TrainConfig
+from loopwm.train.curriculum import horizon
 from loopwm.train.deferred import DeferredDecoding, budget, drift
 from loopwm.train.journal import read_log
 from loopwm.train.losses import LossTerms, PerStepDecoding
@@ -231,14 +232,23 @@ def test_the_horizon_starts_at_one_grows_by_one_every_delta_updates_and_stops_at
     window: int, delta: int, update: int
 ) -> None:
     config = TrainConfig(window=window, curriculum=delta)
-    k = config.horizon(update)
+    k = horizon(config, update)
     if not delta:
         assert k == window
         return
-    assert config.horizon(0) == 1 and 1 <= k <= window
-    assert config.horizon(update + delta) == min(window, k + 1)
-    assert config.horizon(delta * (update // delta)) == k
-    assert config.horizon(delta * (window - 1)) == window
+    assert horizon(config, 0) == 1 and 1 <= k <= window
+    assert horizon(config, update + delta) == min(window, k + 1)
+    assert horizon(config, delta * (update // delta)) == k
+    assert horizon(config, delta * (window - 1)) == window
+
+
+def test_mixed_horizons_are_even_up_to_the_curriculum_and_depend_on_seed_and_update_alone() -> None:
+    config = TrainConfig(window=4, curriculum=100, mixed_horizons=True)
+    drawn = [horizon(config, update) for update in range(2400)]
+    assert set(drawn[:100]) == {1} and set(drawn[100:200]) == {1, 2}
+    assert np.bincount(drawn[400:])[1:] / 2000 == pytest.approx([0.25] * 4, abs=0.04)
+    assert [horizon(config, update) for update in (2000, 700, 3)] == [drawn[2000], drawn[700], drawn[3]]
+    assert [horizon(replace(config, seed=1), update) for update in range(2400)] != drawn
 
 
 def run_config(store: Path, **train_fields: object) -> RunConfig:

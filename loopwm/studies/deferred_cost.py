@@ -63,7 +63,7 @@ def measure_costs(each: RunConfig, deferred: RunConfig, horizon: int = 20, rows:
     Args:
         each, deferred: two runs that differ in how they decode.
     """
-    whole = [replace(one, train=replace(one.train, curriculum=0)) for one in (each, deferred)]
+    whole = [replace(one, train=replace(one.train, curriculum=0, mixed_horizons=False)) for one in (each, deferred)]
     with TemporaryDirectory() as folder:
         plain = [replace(one, train=replace(one.train, compile=False)) for one in whole]
         trainers = [Trainer(one, Path(folder) / str(index)) for index, one in enumerate(plain)]

@@ -52,7 +52,7 @@ class OptimConfig:
 class DeferredConfig:
     """Eq. 20-21: what is asked of the latents on the way to the only one that is decoded."""
 
-    alpha: float = 1.0
+    alpha: float = 3.0
     """Weight of the consistency of g_w(h_k) with the embedding of what was really seen; 0 leaves it out."""
     beta: float = 0.1
     """Weight of the contraction budget; 0 leaves it out."""
@@ -170,6 +170,9 @@ class TrainConfig:
     """K, transitions per window."""
     curriculum: int = 0
     """Delta, updates until windows get one transition longer, from 1 up to `window`; 0 starts with whole windows."""
+    mixed_horizons: bool = False
+    """Give every update windows of another length, drawn from 1 to what the curriculum allows. Where only the end of a
+    window is decoded, ends at every distance are then learned; and an update costs about half."""
     seed: int = 0
     """Seeds the weights, the windows and the depths."""
     device: str = "auto"
@@ -194,7 +197,3 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name} must be at least 1, got {getattr(self, name)}.")
         require(self.checkpoint_every > 0, f"train.checkpoint_every must be positive, got {self.checkpoint_every}.")
         require(self.curriculum >= 0, f"train.curriculum must not be negative, got {self.curriculum}.")
-
-    def horizon(self, update: int) -> int:
-        """Eq. 22: K of update 0, 1, ...: min(Kmax, 1 + floor(update / Delta)), with Kmax = `window`."""
-        return min(self.window, 1 + update // self.curriculum) if self.curriculum else self.window

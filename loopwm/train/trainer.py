@@ -37,6 +37,7 @@ from loopwm.train.checkpoint import (
     weights_digest,
     world_weights,
 )
+from loopwm.train.curriculum import horizon
 from loopwm.train.deferred import DeferredDecoding
 from loopwm.train.halting import halting_loss
 from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, resolve_device
@@ -198,7 +199,7 @@ class Trainer:
     def draw(self) -> Windows:
         """The next training batch, on the device."""
         settings = self.config.train
-        return self.sampler.sample(settings.batch, settings.horizon(self.update)).to(self.device)
+        return self.sampler.sample(settings.batch, horizon(settings, self.update)).to(self.device)
 
     def advance(self) -> dict[str, float]:
         """One optimiser update; a non-finite loss or gradient is counted and skipped."""
