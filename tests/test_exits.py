@@ -12,6 +12,7 @@ from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.model.config import EXIT_RULES, ExitConfig, ExitRule, LoopConfig, ModelConfig
 from loopwm.model.exits import Acceleration, OutputDelta, Residual, Signal
+from loopwm.model.gate import Gate, GateConfig
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
 from loopwm.spaces import ActionSpec, ObservationSpec
@@ -29,7 +30,11 @@ def make_model(system: str = "looped", **loop: object) -> WorldModel:
     zeros, ones = torch.zeros(3).numpy(), torch.ones(3).numpy()
     statistics = Statistics(zeros, ones, changes, zeros[:2], ones[:2], 0.0, 1.0)
     config = ModelConfig(system=system, width=16, heads=2, loop=LoopConfig(mu=MU, **loop))  # type: ignore[arg-type]
-    return WorldModel(config, observation, action, statistics).eval()
+    model = WorldModel(config, observation, action, statistics)
+    # An untrained gate says the same of every row; a drawn one tells them apart.
+    model.gate = Gate(GateConfig(marks=4), 16)
+    torch.nn.init.normal_(model.gate.out.weight)
+    return model.eval()
 
 
 def inputs(batch: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,8 +57,9 @@ def loop_states(model: WorldModel, h: Tensor, action: Tensor, e: Tensor, loops: 
 def spread_threshold(model: WorldModel, rule: ExitRule, batch: tuple[Tensor, Tensor, Tensor]) -> float:
     """A threshold at which some rows leave after loop 4 or before, and some later."""
     with torch.no_grad():
-        signals = independent_signals(model, loop_states(model, *batch, loops=4), rule)
-    return float(torch.tensor(signals).min(0).values.median())
+        signals = independent_signals(model, batch, loop_states(model, *batch, loops=4), rule)
+    # Beside the signal of a row, not on it, where the last bit would decide.
+    return 1.001 * float(torch.tensor(signals).min(0).values.median())
 
 
 @pytest.mark.parametrize("rule", EARLY)
@@ -90,22 +96,26 @@ def test_a_row_leaves_at_the_loop_where_its_signal_crosses_the_threshold(rule: E
     trace = Trace()
     with torch.no_grad():
         states = loop_states(model, *batch, loops=MU)
-        signals = independent_signals(model, states, rule)
+        signals = independent_signals(model, batch, states, rule)
         model.step(*batch, exit=ExitConfig(rule, threshold), trace=trace)
     for row, used in enumerate(trace.loops[:, 0].tolist()):
         below = [t + 1 for t in range(MU) if signals[t][row] < threshold]
         assert used == (below[0] if below else MU)
 
 
-def independent_signals(model: WorldModel, path: list[Tensor], rule: ExitRule) -> list[list[float]]:
-    """The definitions, one row and one loop at a time; `path` is h^(0), h^(1), ..."""
+def independent_signals(
+    model: WorldModel, batch: tuple[Tensor, Tensor, Tensor], path: list[Tensor], rule: ExitRule
+) -> list[list[float]]:
+    """The definitions, one row and one loop at a time; `path` is h^(0), h^(1), ... of `batch`."""
     decoded = [model.decode(model.core.finish(h)).observation[..., :2] for h in path]  # type: ignore[operator]
     table: list[list[float]] = []
     for t in range(1, len(path)):
         line = []
         for row in range(len(path[0])):
             now = path[t][row].norm()
-            if rule == "residual":
+            if rule == "gate":
+                line.append(gate_signal(model, batch, path, t, row))
+            elif rule == "residual":
                 line.append(float((path[t][row] - path[t - 1][row]).norm() / now))
             elif rule == "output_delta":
                 change = (decoded[t][row] - decoded[t - 1][row]).pow(2).mean().sqrt()
@@ -119,6 +129,27 @@ def independent_signals(model: WorldModel, path: list[Tensor], rule: ExitRule) -
                 line.append(max(bends) if len(bends) == 2 else float("inf"))
         table.append(line)
     return table
+
+
+def gate_signal(model: WorldModel, batch: tuple[Tensor, Tensor, Tensor], path: list[Tensor], t: int, row: int) -> float:
+    """What the gate of `make_model` says of one row after loop t, written out token by token."""
+    gate, (h, action, e) = model.gate, batch
+    assert gate is not None
+    read = model.core.prelude(h, e, model.action_encoder(action))[row]
+    state, before = path[t][row], path[t - 1][row]
+    tokens = []
+    for n in range(4):
+        scaled = [x[n] / (x[n].square().mean() + torch.finfo().eps).sqrt() for x in (read, state)]
+        inner = gate.from_input.weight @ scaled[0] + gate.from_input.bias + gate.from_state.weight @ scaled[1]
+        tokens.append(inner * inner.sigmoid())
+    pooled = torch.stack(tokens)
+    outputs = [model.decode(model.core.finish(path[s])).observation[row, :, :2] for s in (t - 1, t)]  # type: ignore[operator]
+    moved = ((state - before).norm() / state.norm()).log(), (outputs[1] - outputs[0]).square().mean().sqrt().log()
+    inner = (
+        gate.from_pool(torch.cat([pooled.mean(0), pooled.max(0).values, torch.stack(moved)]))
+        + gate.marks[min(t, 4) - 1]
+    )
+    return float((gate.out(inner * inner.sigmoid()) / 2).exp())
 
 
 @pytest.mark.parametrize("rule", EARLY)
@@ -221,6 +252,22 @@ def test_a_signal_forgets_the_rows_that_left(kind: type[Residual]) -> None:
 def test_meaningless_exit_settings_are_refused(rule: str, threshold: float, least: int, words: str) -> None:
     with pytest.raises(UserError, match=words):
         ExitConfig(rule, threshold, least)  # type: ignore[arg-type]
+
+
+def test_a_model_without_a_gate_refuses_the_rule_gate_and_says_how_to_get_one() -> None:
+    model, batch = make_model(), inputs(2)
+    model.gate = None
+    with pytest.raises(UserError, match="this model has none; train one with: loopwm train-gate RUN"):
+        model.step(*batch, exit=ExitConfig("gate", 0.1))
+
+
+def test_a_gate_is_named_apart_from_the_model_it_belongs_to() -> None:
+    model = make_model()
+    bare = make_model()
+    bare.gate = None
+    assert model.num_parameters() == bare.num_parameters() and model.flops() == bare.flops()
+    assert repr(model).splitlines()[:-1] == repr(bare).splitlines()
+    assert repr(model).splitlines()[-1].split()[:2] == ["gate", f"{sum(p.numel() for p in model.gate.parameters()):,}"]  # type: ignore[union-attr]
 
 
 def test_a_stack_refuses_an_exit_rule() -> None:

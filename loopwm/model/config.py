@@ -111,8 +111,8 @@ CERTIFIED_LOOP = LoopConfig(
 """The starting point of a certified loop."""
 
 
-ExitRule = Literal["fixed", "residual", "acceleration", "output_delta", "certified"]
-EXIT_RULES: tuple[ExitRule, ...] = ("fixed", "residual", "acceleration", "output_delta", "certified")
+ExitRule = Literal["fixed", "residual", "acceleration", "output_delta", "gate", "certified"]
+EXIT_RULES: tuple[ExitRule, ...] = ("fixed", "residual", "acceleration", "output_delta", "gate", "certified")
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ class ExitConfig:
 
     rule: ExitRule = "fixed"
     """`fixed` never leaves early; `residual` watches the latent's relative change, `acceleration` its second difference
-    (two small ones in a row), `output_delta` the change of the decoded observation; `certified` bounds the distance of
-    a certified core's latent from its fixed point."""
+    (two small ones in a row), `output_delta` the change of the decoded observation; `gate` asks a learned gate what
+    going on would bring; `certified` bounds the distance of a certified core's latent from its fixed point."""
     threshold: float = 0.0
     """A row leaves after the loop in which its signal falls below this; nothing is below 0."""
     min_loops: int = 1

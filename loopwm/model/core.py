@@ -119,6 +119,18 @@ class LoopedCore(nn.Module):
             trace.steps.append(StepTrace(loops, torch.stack(residuals), norm))
         return carried
 
+    def path(self, h: Tensor, e: Tensor | None, u: Tensor, num_loops: int) -> tuple[Tensor, Tensor]:
+        """Every state of one environment step, with gradients through all of them; arguments as in `forward`.
+
+        Returns:
+            h^(0) .. h^(T) (T+1, B, N, D), and e (B, N, D) as the loop reads it.
+        """
+        injected = self.prelude(h, e, u)
+        states, held = [self.start(h, injected)], self.held_input(injected)
+        for loop in range(num_loops):
+            states.append(self.moved(states[-1], injected, held, torch.tensor([loop])))
+        return torch.stack(states), injected
+
     def start(self, h: Tensor, e: Tensor) -> Tensor:
         """h^(0) of a step, all (B, N, D)."""
         return {"input": e, "previous": h}.get(self.loop.start, torch.zeros_like(e))
@@ -197,7 +209,7 @@ class LoopedCore(nn.Module):
         """
         limit, ids = loops.to(h.device).sort(descending=True, stable=True)
         h, e = h[ids], e[ids]
-        held, signal, rows = self.held_input(e), leave.watch(h), len(h)
+        held, signal, rows = self.held_input(e), leave.watch(h, e), len(h)
         final, used = torch.empty_like(h), torch.empty_like(limit)
         loop = 0
         while len(h):

@@ -12,6 +12,7 @@ from torch import Tensor
 from loopwm.errors import UserError
 from loopwm.model.config import ExitConfig
 from loopwm.model.contraction import Contraction
+from loopwm.model.gate import Gate, Gated
 
 
 class Signal(Protocol):
@@ -114,32 +115,50 @@ class Certified:
 
 @dataclass(frozen=True)
 class Exit:
-    """A rule as the core applies it: `watch(h^(0))` begins to follow the rows of one environment step."""
+    """A rule as the core applies it: `watch(h^(0), e)` begins to follow the rows of one environment step."""
 
-    watch: Callable[[Tensor], Signal]
+    watch: Callable[[Tensor, Tensor], Signal]
     threshold: float
     min_loops: int
 
 
-def exit_for(config: ExitConfig, read: Callable[[Tensor], Tensor], contraction: Contraction | None = None) -> Exit:
+def exit_for(
+    config: ExitConfig,
+    read: Callable[[Tensor], Tensor],
+    contraction: Contraction | None = None,
+    gate: Gate | None = None,
+) -> Exit:
     """The rule of a configuration.
 
     Args:
         read: decodes a loop state (B, N, D) to (B, ...).
         contraction: constants of a certified core; None for any other.
+        gate: the model's learned gate, if it has one.
 
     Raises:
-        UserError: the rule is `certified` and the loop is not known to contract.
+        UserError: the rule is `certified` and the loop is not known to contract, or `gate` and there is none.
     """
     if config.rule == "certified":
         constants = checked_contraction(contraction)
-        return Exit(lambda start: Certified(start, constants), config.threshold, config.min_loops)
-    watch: dict[str, Callable[[Tensor], Signal]] = {
-        "residual": Residual,
-        "acceleration": Acceleration,
-        "output_delta": lambda _: OutputDelta(read),
+        return Exit(lambda start, _: Certified(start, constants), config.threshold, config.min_loops)
+    if config.rule == "gate":
+        trained = checked_gate(gate)
+        return Exit(lambda start, e: Gated(start, e, trained, read), config.threshold, config.min_loops)
+    watch: dict[str, Callable[[Tensor, Tensor], Signal]] = {
+        "residual": lambda start, _: Residual(start),
+        "acceleration": lambda start, _: Acceleration(start),
+        "output_delta": lambda _, __: OutputDelta(read),
     }
     return Exit(watch[config.rule], config.threshold, config.min_loops)
+
+
+def checked_gate(gate: Gate | None) -> Gate:
+    """The gate, if there is one."""
+    if gate is None:
+        raise UserError(
+            "exit.rule 'gate' needs a learned gate, and this model has none; train one with: loopwm train-gate RUN"
+        )
+    return gate
 
 
 def checked_contraction(contraction: Contraction | None) -> Contraction:

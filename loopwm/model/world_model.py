@@ -16,6 +16,7 @@ from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.core import Held, LoopedCore
 from loopwm.model.encoders import ActionEncoder, observation_encoder
 from loopwm.model.exits import Exit, exit_for
+from loopwm.model.gate import Gate
 from loopwm.model.heads import ObservationHead, Prediction, ScalarHead
 from loopwm.model.trace import Trace
 from loopwm.spaces import ActionSpec, ObservationSpec
@@ -42,6 +43,7 @@ class WorldModel(nn.Module):
     """
 
     core: LoopedCore | StackCore
+    gate: Gate | None
     observation_mean: Tensor
     observation_std: Tensor
     observation_changes: Tensor
@@ -59,6 +61,7 @@ class WorldModel(nn.Module):
         self.observation_head = ObservationHead(config, observation)
         self.reward_head = ScalarHead(config)
         self.continue_head = ScalarHead(config)
+        self.gate = None
         self._register_statistics(statistics)
 
     def _register_statistics(self, statistics: Statistics) -> None:
@@ -134,12 +137,26 @@ class WorldModel(nn.Module):
         if config is None or config.rule == "fixed":
             return None
         contraction = self.core.contraction() if isinstance(self.core, CertifiedCore) else None
-        return exit_for(config, self.read_state, contraction)
+        return exit_for(config, self.read_state, contraction, self.gate)
 
     def read_state(self, h: Tensor) -> Tensor:
         """What a loop state h^(t) (B, N, D) would decode to: (B, ...) changing features, in standard deviations."""
         assert isinstance(self.core, LoopedCore)
         return self.observation_head(self.core.finish(h))[..., self.observation_changes]
+
+    def judge(self, path: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """What the gate says after every loop, and what it saw decoded.
+
+        Args:
+            path, e: h^(0) .. h^(T) (T+1, B, N, D) and the loop's input (B, N, D), from `LoopedCore.path`.
+
+        Returns:
+            (T, B), and the predictions of `read_state`, flat: (T+1, B, F).
+        """
+        assert self.gate is not None
+        # A coda knows one leading axis.
+        outputs = self.read_state(path.flatten(0, 1)).flatten(1).unflatten(0, path.shape[:2])
+        return self.gate.along(path, outputs, e), outputs
 
     def decode(self, h: Tensor) -> Prediction:
         """(o_{k+1}, r_k, c_k) from h_k (..., N, D), in environment units."""
@@ -236,8 +253,8 @@ class WorldModel(nn.Module):
             self.core.project()
 
     def num_parameters(self) -> int:
-        """Trainable numbers; statistics are not counted."""
-        return count_parameters(self)
+        """Trainable numbers; neither statistics are counted, nor a gate, which only the exit rule `gate` reads."""
+        return count_parameters(self) - (count_parameters(self.gate) if self.gate is not None else 0)
 
     def flops(self, num_loops: int | None = None) -> FlopCount:
         """Operations of one environment step of one row at T loops (mu when left out)."""
@@ -283,6 +300,11 @@ class WorldModel(nn.Module):
                 f"  {name:<10}{sum(map(count_parameters, modules)):>10,} parameters {cost:>12,} FLOPs{repeated}"
             )
         lines.append(f"  {'total':<10}{self.num_parameters():>10,} parameters {flops.total:>12,} FLOPs per step")
+        if self.gate is not None:
+            cost = self.gate.loop_flops(self.tokens)
+            lines.append(
+                f"  {'gate':<10}{count_parameters(self.gate):>10,} parameters {cost:>12,} FLOPs a loop if used"
+            )
         return "\n".join(lines)
 
 
