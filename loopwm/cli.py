@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "all of it: record, train three models, evaluate them, write a report",
     "collect": "record episodes of a world into an HDF5 file",
     "train": "train a model on recorded episodes",
+    "train-gate": "teach a trained looped model when to leave its loop",
     "evaluate": "measure a trained model on episodes it has never seen",
     "certify": "say what a model's weights guarantee about its loop, for every input",
     "report": "write one HTML page about one or more evaluated runs",
@@ -57,7 +58,7 @@ def dispatch(words: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(COMMANDS)}."
         raise UserError(f"There is no command '{name}'; {hint}")
-    import_module(f"loopwm.commands.{name}").main(rest)
+    import_module(f"loopwm.commands.{name.replace('-', '_')}").main(rest)
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from loopwm.errors import UserError
 from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
 from loopwm.model.config import CERTIFIED_LOOP, LoopConfig, ModelConfig
-from loopwm.train.config import LossConfig, OptimConfig, TrainConfig
+from loopwm.train.config import HaltConfig, LossConfig, OptimConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class RunConfig:
     """Optimiser and schedule."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the terms, and how much of a window is shown."""
+    halt: HaltConfig = field(default_factory=HaltConfig)
+    """A gate trained together with the core; off."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Length, batch, seed, device, precision."""
 
@@ -32,6 +34,15 @@ class RunConfig:
             raise UserError(
                 f"optim.warmup ({self.optim.warmup}) is longer than the whole training (train.updates = "
                 f"{self.train.updates}); lower it."
+            )
+        if self.halt.mode != "off" and self.model.system != "looped":
+            raise UserError(
+                f"halt.mode '{self.halt.mode}' needs model.system 'looped': a {self.model.system} has no loop to leave."
+            )
+        if self.halt.mode != "off" and self.model.loop.gradient != "all":
+            raise UserError(
+                f"halt.mode '{self.halt.mode}' reads every loop, so it needs model.loop.gradient 'all', not "
+                f"'{self.model.loop.gradient}'."
             )
 
 

@@ -386,6 +386,24 @@ def test_ctrl_c_in_recording_leaves_nothing_behind(tmp_path: Path, size: int):
     assert not list((tmp_path / "data").iterdir())
 
 
+# ---- gates ----
+
+
+def test_a_gate_is_trained_and_replaced_only_on_request(loopwm: Run, billiards_store: Path, tmp_path: Path):
+    run, short = tmp_path / "run", ["--updates", "3", "--batch", "4", "--device", "cpu"]
+    assert loopwm("train", "debug", "--data", billiards_store, "--run", run, "--train.updates", "3")[0] == 0
+    code, out, error = loopwm("train-gate", run, *short)
+    assert code == 0 and out.startswith(f"Trained a gate for {run}: 3 updates") and "training the gate 3/3" in error
+    code, _, error = loopwm("train-gate", run, *short)
+    assert code == 2
+    assert_one_sentence(error)
+    assert "has a gate already, which is not overwritten" in error
+    assert loopwm("train-gate", run, *short, "--target", "ouro", "--overwrite")[0] == 0
+    code, _, error = loopwm("train-gate", "nowhere", *short)
+    assert code == 2
+    assert_one_sentence(error)
+
+
 # ---- certificates ----
 
 

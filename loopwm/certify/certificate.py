@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from loopwm.evaluate.segments import tile
 from loopwm.files import write_json
 from loopwm.model.certified import CertifiedCore
 from loopwm.model.world_model import WorldModel
-from loopwm.train.checkpoint import NAME, Checkpoint, load, read_checkpoint
+from loopwm.train.checkpoint import NAME, load, read_checkpoint, weights_digest
 from loopwm.train.journal import read_config
 
 FORMAT = 1
@@ -101,7 +100,7 @@ def claims_of(run: Path) -> Certificate:
     return Certificate(
         format=FORMAT,
         weights=WEIGHTS,
-        sha256=digest(checkpoint),
+        sha256=weights_digest(checkpoint.blueprint, checkpoint.part(WEIGHTS)),
         system=model.config.system,
         boundedness=boundedness(model),
         contraction=contraction_claim(model, path),
@@ -131,18 +130,6 @@ def contraction_claim(model: WorldModel, path: Path) -> ContractionClaim | None:
         exit_factor=found.rate / (1 - found.rate),
         loops_to={f"{share:g}": found.loops_to(share) for share in SHARES},
     )
-
-
-def digest(checkpoint: Checkpoint) -> str:
-    """sha256 over the architecture and over name, type, shape and bytes of every certified tensor.
-
-    The rest of a checkpoint (optimiser, random streams, progress) may differ without changing the model.
-    """
-    sha = hashlib.sha256(json.dumps(asdict(checkpoint.blueprint), sort_keys=True).encode())
-    for name, tensor in sorted(checkpoint.part(WEIGHTS).items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.numpy().tobytes())
-    return sha.hexdigest()
 
 
 def check(run: Path, file: Path) -> Certificate:

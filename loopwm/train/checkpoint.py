@@ -5,9 +5,10 @@ A single file replaced by a rename cannot be torn: whatever happens, the previou
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.files import atomic_write
 from loopwm.model.config import ModelConfig
+from loopwm.model.gate import Gate, GateConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.spaces import ActionSpec, ObservationSpec
 
@@ -57,17 +59,24 @@ class Blueprint:
         return WorldModel(self.model, self.observation, self.action, neutral)
 
 
-def save_checkpoint(path: Path, blueprint: Blueprint, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: Path,
+    blueprint: Blueprint,
+    tensors: dict[str, Tensor],
+    state: dict[str, Any],
+    extras: dict[str, Any] | None = None,
+) -> None:
     """Write a checkpoint atomically.
 
     Args:
-        tensors: flat names; weights under `model.` and `ema.`, the rest is the trainer's.
+        tensors: flat names; weights under `model.` and `ema.`, a gate under `gate.`, the rest is the trainer's.
         state: anything JSON can hold.
+        extras: name -> anything JSON can hold, about what stands beside the weights, such as a gate.
 
     Raises:
         LoopwmError: the disk refused; the previous checkpoint is untouched.
     """
-    header = {"format": FORMAT, "blueprint": asdict(blueprint), "state": state}
+    header = {"format": FORMAT, "blueprint": asdict(blueprint), "state": state, "extras": extras or {}}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as aside:
         try:
@@ -79,12 +88,13 @@ def save_checkpoint(path: Path, blueprint: Blueprint, tensors: dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back: its blueprint, its tensors by name, its JSON state."""
+    """A checkpoint read back: its blueprint, its tensors by name, its JSON state, what stands beside the weights."""
 
     path: Path
     blueprint: Blueprint
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+    extras: dict[str, Any] = field(default_factory=dict)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under `prefix.`, without it."""
@@ -97,7 +107,7 @@ class Checkpoint:
         Raises:
             UserError: the model has another architecture.
         """
-        wanted, found = model.state_dict(), self.part(weights)
+        wanted, found = world_weights(model), self.part(weights)
         wrong = [name for name in wanted if name not in found or found[name].shape != wanted[name].shape]
         wrong += [name for name in found if name not in wanted]
         if wrong:
@@ -105,8 +115,59 @@ class Checkpoint:
                 f"{self.path} holds another architecture ({self.blueprint.model.system}, width "
                 f"{self.blueprint.model.width}): '{wrong[0]}' does not fit; load it with its own configuration."
             )
-        model.load_state_dict(found)
+        # Every name was compared above; what is not there is a gate, which has its own place.
+        model.load_state_dict(found, strict=False)
         return model
+
+    def restore_gate(self, model: WorldModel) -> None:
+        """Give `model`, which holds the `ema` weights, the gate of this checkpoint, if there is one.
+
+        Raises:
+            UserError: the gate was trained for other weights, or has another shape.
+        """
+        if "gate" not in self.extras:
+            return
+        entry, again = self.extras["gate"], shlex.join(["loopwm", "train-gate", str(self.path.parent), "--overwrite"])
+        if entry["weights"] != weights_digest(self.blueprint, self.part("ema")):
+            raise UserError(
+                f"{self.path} holds a gate that was trained for other weights; train it again with: {again}"
+            )
+        try:
+            gate = Gate(TypeAdapter(GateConfig).validate_python(entry["config"]), model.config.width)
+            gate.load_state_dict(self.part("gate"))
+        except (ValidationError, RuntimeError) as error:
+            raise UserError(
+                f"{self.path} holds a gate this loopwm cannot build; train it again with: {again}"
+            ) from error
+        model.gate = gate.to(model.device).eval()
+
+
+def world_weights(model: WorldModel) -> dict[str, Tensor]:
+    """The state of a model without its gate, which a checkpoint keeps apart: no hash of the model depends on it."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith("gate.")}
+
+
+def weights_digest(blueprint: Blueprint, weights: dict[str, Tensor]) -> str:
+    """sha256 over the architecture and over name, type, shape and bytes of every tensor in `weights`.
+
+    The rest of a checkpoint (optimiser, random streams, progress, gate) may differ without changing the model.
+    """
+    sha = hashlib.sha256(json.dumps(asdict(blueprint), sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def gate_parts(gate: Gate, weights: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A gate as a checkpoint holds it: its tensors, and its entry among the `extras`.
+
+    Args:
+        weights: digest of the `ema` weights that it was trained for.
+    """
+    # Copies, because a safetensors file holds no memory twice.
+    tensors = {f"gate.{name}": value.clone() for name, value in gate.state_dict().items()}
+    return tensors, {"config": asdict(gate.config), "weights": weights}
 
 
 def read_checkpoint(
@@ -147,22 +208,25 @@ def read_checkpoint(
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise UserError(f"{path} describes a model this loopwm cannot build: {where}: {fault['msg']}.") from error
-    return Checkpoint(path, blueprint, tensors, header["state"])
+    return Checkpoint(path, blueprint, tensors, header["state"], header.get("extras", {}))
 
 
 def load(run: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> WorldModel:
-    """The trained model of a run folder (or checkpoint file), ready to use.
+    """The trained model of a run folder (or checkpoint file), ready to use; the `ema` weights with their gate.
 
     Args:
         run: a run folder, or a checkpoint file.
         weights: `ema`, the averaged weights used for every reported number, or `model`, the last ones.
 
     Raises:
-        UserError: no checkpoint there, or not one of ours.
+        UserError: no checkpoint there, or not one of ours, or its gate belongs to other weights.
     """
     if weights not in ("ema", "model"):
         raise UserError(f"weights must be 'ema' or 'model', got '{weights}'.")
     path = Path(run)
     path = path if path.is_file() else path / NAME
-    checkpoint = read_checkpoint(path, (weights + ".",), device)
-    return checkpoint.restore(checkpoint.blueprint.build().to(device), weights).eval()
+    checkpoint = read_checkpoint(path, (weights + ".", "gate."), device)
+    model = checkpoint.restore(checkpoint.blueprint.build().to(device), weights).eval()
+    if weights == "ema":
+        checkpoint.restore_gate(model)
+    return model

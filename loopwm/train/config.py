@@ -64,6 +64,66 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class HaltConfig:
+    """A gate trained together with the core (loopwm/train/halting.py). `loopwm train-gate` needs none of it."""
+
+    mode: Literal["off", "ponder", "act", "eq11"] = "off"
+    """`ponder`: errors of all loops, weighted by the gate's law of halting (PonderNet, Ouro's first stage); `act`: the
+    weighted read-out of Adaptive Computation Time; `eq11`: the report's entropy bonus, which no error ever reaches."""
+    weight: float = 0.01
+    """Of the divergence from the prior (`ponder`, beta), of a loop (`act`, tau), or of the entropy (`eq11`, alpha)."""
+    prior: float = 0.2
+    """`ponder`: the prior halts with this probability at every loop; 0 makes all loops equally likely, as in Ouro."""
+
+    def __post_init__(self) -> None:
+        modes = ("off", "ponder", "act", "eq11")
+        require(self.mode in modes, f"halt.mode must be one of {', '.join(modes)}, got '{self.mode}'.")
+        require(self.weight >= 0, f"halt.weight must not be negative, got {self.weight}.")
+        require(0 <= self.prior < 1, f"halt.prior is a probability in [0, 1), got {self.prior}.")
+
+
+@dataclass(frozen=True)
+class GateTraining:
+    """A gate trained afterwards, on a core that does not change."""
+
+    target: Literal["distance", "gain", "ouro"] = "distance"
+    """`gain`: how much error is still to be gained by going on to full depth; `distance`: the same, learned from how
+    far the prediction will still move, which is less noisy; `ouro`: whether the next loop is worth it, after Ouro's
+    second stage."""
+    loops: int | None = None
+    """T, full depth; mu of the run when left out."""
+    updates: int = 400
+    """Optimiser updates."""
+    batch: int = 64
+    """B, windows per update."""
+    lr: float = 5e-3
+    """Learning rate between warm-up and cooldown."""
+    hidden: int = 32
+    """Hidden units of the gate, per token."""
+    sharpness: float = 50.0
+    """`ouro`: k, how sharply an improvement is judged."""
+    margin: float = 0.005
+    """`ouro`: gamma, improvement that is worth a loop, in units of the mean loss."""
+    seed: int = 0
+    """Seeds the gate and its windows."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+
+    def __post_init__(self) -> None:
+        targets = ("distance", "gain", "ouro")
+        require(self.target in targets, f"target must be one of {', '.join(targets)}, got '{self.target}'.")
+        require(
+            self.loops is None or self.loops >= 2, f"loops must be at least 2, got {self.loops}: one leaves no choice."
+        )
+        for name in ("updates", "batch", "hidden"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("lr", "sharpness"):
+            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}.")
+        require(self.margin >= 0, f"margin must not be negative, got {self.margin}.")
+        require(self.seed >= 0, f"seed must not be negative, got {self.seed}.")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How long, on what, how often something is written."""
 

@@ -19,10 +19,21 @@ from loopwm.data.windows import SamplerState, Windows, WindowSampler, all_window
 from loopwm.errors import LoopwmError, UserError
 from loopwm.interrupts import deferred_interrupt
 from loopwm.model.depth import sample_loops
+from loopwm.model.gate import Gate, GateConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress, SilentProgress
-from loopwm.train.checkpoint import NAME, Blueprint, Checkpoint, read_checkpoint, save_checkpoint
+from loopwm.train.checkpoint import (
+    NAME,
+    Blueprint,
+    Checkpoint,
+    gate_parts,
+    read_checkpoint,
+    save_checkpoint,
+    weights_digest,
+    world_weights,
+)
+from loopwm.train.halting import halting_loss
 from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, resolve_device
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
 from loopwm.train.losses import LossTerms, unroll, visible_steps, window_loss
@@ -136,6 +147,9 @@ class Trainer:
         self.validation = all_windows(columns, validation_episodes, length=10, stride=10)
         torch.manual_seed(config.train.seed)
         self.model = WorldModel(config.model, observation, action, self.statistics).to(self.device)
+        if config.halt.mode != "off":
+            gate = GateConfig(config.halt.mode, marks=config.model.loop.mu)
+            self.model.gate = Gate(gate, config.model.width).to(self.device)
         self.average = Average(self.model, config.optim.ema)
         self.optimiser = adamw(self.model, config.optim)
         # Each has its own stream: a stack draws no depths, yet must be shown what the looped model is shown.
@@ -156,6 +170,11 @@ class Trainer:
         batch, window = windows.rewards.shape
         loops = sample_loops(config.model.loop, batch, self.depth_draws) if self.model.core.loopable else None
         visible = visible_steps(batch, window, config.loss.observed, self.visibility_draws).to(self.device)
+        if loops is not None and config.halt.mode != "off":
+            with autocast(self.device, precision):
+                return halting_loss(
+                    self.model, windows, visible, loops, config.loss, config.halt, self.statistics.reward_std
+                )
         with autocast(self.device, precision):
             latents = unroll(self.model, windows, visible, loops)
         return window_loss(self.model, windows, latents.float(), config.loss, self.statistics.reward_std)
@@ -258,8 +277,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write RUN/checkpoint.safetensors."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"ema.{name}": value for name, value in self.average.model.state_dict().items()}
+        averaged = world_weights(self.average.model)
+        tensors = {f"model.{name}": value for name, value in world_weights(self.model).items()}
+        tensors |= {f"ema.{name}": value for name, value in averaged.items()}
         optimiser = self.optimiser.state_dict()["state"]
         tensors |= {f"optimiser.{i}.{name}": value for i, slot in optimiser.items() for name, value in slot.items()}
         tensors["draws.depth"] = self.depth_draws.get_state()
@@ -274,7 +294,14 @@ class Trainer:
             "validation": self.last_validation,
             "data_digest": self.digest,
         }
-        save_checkpoint(self.run / NAME, Blueprint.of(self.model), tensors, state)
+        blueprint, extras = Blueprint.of(self.model), {}
+        if self.model.gate is not None and self.average.model.gate is not None:
+            # Apart from the gate that is used, because `loopwm train-gate` may replace that one.
+            for name, gate in (("joint_model", self.model.gate), ("joint_ema", self.average.model.gate)):
+                tensors |= {f"{name}.{part}": value for part, value in gate.state_dict().items()}
+            used, extras["gate"] = gate_parts(self.average.model.gate, weights_digest(blueprint, averaged))
+            tensors |= used
+        save_checkpoint(self.run / NAME, blueprint, tensors, state, extras)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put everything back as `save` found it.
@@ -290,6 +317,9 @@ class Trainer:
             )
         checkpoint.restore(self.model, "model")
         checkpoint.restore(self.average.model, "ema")
+        if self.model.gate is not None and self.average.model.gate is not None:
+            self.model.gate.load_state_dict(checkpoint.part("joint_model"))
+            self.average.model.gate.load_state_dict(checkpoint.part("joint_ema"))
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in checkpoint.part("optimiser").items():
             index, key = name.split(".", 1)
