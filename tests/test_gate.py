@@ -45,7 +45,7 @@ def debug(store: Path, **model: object) -> RunConfig:
 def bare(billiards_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run without a gate, trained enough for its loops to differ. Copy it, never change it."""
     run, config = tmp_path_factory.mktemp("bare") / "run", debug(billiards_store)
-    train(replace(config, train=replace(config.train, updates=80, batch=16)), run)
+    train(replace(config, train=replace(config.train, updates=200, batch=16)), run)
     return run
 
 
@@ -62,9 +62,10 @@ def held_out(columns: Columns, store: Path, batch: int = 512) -> Windows:
 # ---- what it learns ----
 
 
-@pytest.mark.parametrize("target", ["distance", "gain", "ouro"])
+# Errors carry the noise of the outcome, distances do not.
+@pytest.mark.parametrize(("target", "least"), [("distance", 0.6), ("gain", 0.15), ("ouro", 0.15)])
 def test_the_gate_ranks_what_each_loop_still_gains_on_episodes_it_has_not_seen(
-    run: Path, billiards_store: Path, billiards_columns: Columns, target: str
+    run: Path, billiards_store: Path, billiards_columns: Columns, target: str, least: float
 ) -> None:
     result = train_gate(run, GateTraining(target=target, updates=80, batch=32, lr=1e-2, device="cpu"))  # type: ignore[arg-type]
     assert result.losses[-1][1] < result.losses[0][1]
@@ -81,7 +82,7 @@ def test_the_gate_ranks_what_each_loop_still_gains_on_episodes_it_has_not_seen(
         "ouro": losses[:-1] - losses[1:],
     }[target]
     x, y = (ranks(value.flatten().double().numpy()) for value in (numbers[:-1], gained))
-    assert np.corrcoef(x, y)[0, 1] > 0.3
+    assert np.corrcoef(x, y)[0, 1] > least
 
 
 def path_of(run: Path, windows: Windows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,7 +159,7 @@ def test_nothing_in_the_checkpoint_changes_but_the_gate(run: Path, bare: Path) -
     checkpoint = read_checkpoint(run / NAME)
     assert checkpoint.state == read_checkpoint(bare / NAME).state
     assert claims_of(run) == certified and result.weights == certified.sha256
-    assert resume(run).updates == 80 and load(run, "model").gate is None
+    assert resume(run).updates == 200 and load(run, "model").gate is None
 
 
 def test_a_loaded_gate_decides_when_rows_leave(run: Path, billiards_store: Path, billiards_columns: Columns) -> None:
@@ -243,7 +244,7 @@ def test_a_stack_has_no_use_for_a_gate(billiards_store: Path, tmp_path: Path) ->
 
 def test_an_unfinished_run_is_refused(run: Path) -> None:
     text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("updates: 80", "updates: 90"))
+    (run / "config.yaml").write_text(text.replace("updates: 200", "updates: 210"))
     with pytest.raises(UserError, match=r"not trained to its end.*loopwm train --resume"):
         train_gate(run, SHORT)
 

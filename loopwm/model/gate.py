@@ -79,7 +79,7 @@ class Gate(nn.Module):
         """The gate's numbers after every loop of a path.
 
         Args:
-            path: (T+1, B, N, D), h^(0) .. h^(T). outputs: (T+1, B, F), what they decode to. e: (B, N, D).
+            path: (T+1, B, N, D), h^(0) .. h^(T). outputs: (T+1, B, outputs), what they decode to. e: (B, N, D).
 
         Returns:
             (T, B).
@@ -137,7 +137,7 @@ def moves(before: Tensor, after: Tensor, output_before: Tensor, output_after: Te
     """How far a loop moved a row and its prediction, as logarithms: the signals `residual` and `output_delta`.
 
     Args:
-        before, after: (..., B, N, D) loop states. output_before, output_after: (..., B, F) what they decode to.
+        before, after: (..., B, N, D) loop states. output_before, output_after: (..., B, outputs) what they decode to.
 
     Returns:
         (..., B, 2).

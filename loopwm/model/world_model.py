@@ -172,7 +172,7 @@ class WorldModel(nn.Module):
             path, e: h^(0) .. h^(T) (T+1, B, N, D) and the loop's input (B, N, D), from `LoopedCore.path`.
 
         Returns:
-            (T, B), and the predictions of `read_state`, flat: (T+1, B, F).
+            (T, B), and the predictions of `read_state`, flat: (T+1, B, outputs).
         """
         assert self.gate is not None
         # A coda knows one leading axis.

@@ -123,18 +123,22 @@ class Checkpoint:
         """Give `model`, which holds the `ema` weights, the gate of this checkpoint, if there is one.
 
         Raises:
-            UserError: the gate was trained for other weights.
+            UserError: the gate was trained for other weights, or has another shape.
         """
         if "gate" not in self.extras:
             return
-        entry = self.extras["gate"]
+        entry, again = self.extras["gate"], shlex.join(["loopwm", "train-gate", str(self.path.parent), "--overwrite"])
         if entry["weights"] != weights_digest(self.blueprint, self.part("ema")):
             raise UserError(
-                f"{self.path} holds a gate that was trained for other weights; train it again with: "
-                f"{shlex.join(['loopwm', 'train-gate', str(self.path.parent), '--overwrite'])}"
+                f"{self.path} holds a gate that was trained for other weights; train it again with: {again}"
             )
-        gate = Gate(TypeAdapter(GateConfig).validate_python(entry["config"]), model.config.width)
-        gate.load_state_dict(self.part("gate"))
+        try:
+            gate = Gate(TypeAdapter(GateConfig).validate_python(entry["config"]), model.config.width)
+            gate.load_state_dict(self.part("gate"))
+        except (ValidationError, RuntimeError) as error:
+            raise UserError(
+                f"{self.path} holds a gate this loopwm cannot build; train it again with: {again}"
+            ) from error
         model.gate = gate.to(model.device).eval()
 
     def restore_exit(self, model: WorldModel) -> None:

@@ -127,11 +127,11 @@ class GateTraining:
     second stage."""
     loops: int | None = None
     """T, full depth; mu of the run when left out."""
-    updates: int = 600
+    updates: int = 400
     """Optimiser updates."""
-    batch: int = 128
+    batch: int = 64
     """B, windows per update."""
-    lr: float = 3e-3
+    lr: float = 5e-3
     """Learning rate between warm-up and cooldown."""
     hidden: int = 32
     """Hidden units of the gate, per token."""
