@@ -113,7 +113,7 @@ class AdaptiveStudyConfig:
     """Repeated calibrations behind the coverage."""
     rounds: int = 15
     """Turns of each when time is measured."""
-    gate_updates: int = 600
+    gate_updates: int = 400
     """Updates of the learned gate."""
     runs: Path = Path("runs/study")
     """Folder of `loopwm study billiards`: its looped runs are used, and trained if they are not there."""
