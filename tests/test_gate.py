@@ -235,6 +235,17 @@ def test_a_gate_does_not_serve_other_weights(run: Path) -> None:
     assert load(run).gate is not None
 
 
+@pytest.mark.parametrize("change", [{"kind": "oracle"}, {"hidden": 5}])
+def test_a_gate_of_another_making_is_refused(run: Path, change: dict) -> None:
+    train_gate(run, SHORT)
+    checkpoint = read_checkpoint(run / NAME)
+    entry = checkpoint.extras["gate"]
+    extras = {"gate": {**entry, "config": {**entry["config"], **change}}}
+    save_checkpoint(run / NAME, checkpoint.blueprint, checkpoint.tensors, checkpoint.state, extras)
+    with pytest.raises(UserError, match="holds a gate this loopwm cannot build; train it again"):
+        load(run)
+
+
 def test_a_stack_has_no_use_for_a_gate(billiards_store: Path, tmp_path: Path) -> None:
     config = debug(billiards_store, system="stack-equal-params")
     train(replace(config, train=replace(config.train, updates=2)), tmp_path / "stack")

@@ -402,5 +402,7 @@ def test_a_run_without_a_reference_is_told_how_to_get_one(
     assert "already exists and is not overwritten" in capsys.readouterr().err
     assert main(["monitor", str(copy), "--store", "--overwrite"]) == 0
     assert read_reference(copy).sample.transitions == 1500
+    assert main(["monitor", str(copy), "--reference", "no where"]) == 2
+    assert capsys.readouterr().err.endswith("gets one with: loopwm monitor 'no where' --store\n")
     assert main(["monitor", str(copy), "--overwrite"]) == 2
     assert main(["monitor", str(copy), "--store", "--reference", str(run)]) == 2

@@ -124,13 +124,13 @@ def read_reference(path: Path) -> Reference:
     """A stored reference.
 
     Args:
-        path: a run folder, or the file itself.
+        path: a run folder, or the file itself, NAME.json.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
     path = Path(path)
-    file = path / FILE if path.is_dir() else path
+    file = path if path.suffix == ".json" else path / FILE
     again = shlex.join(["loopwm", "monitor", str(file.parent), "--store"])
     if not file.is_file():
         raise UserError(f"There is no reference at {file}; a run trained before there were any gets one with: {again}")
