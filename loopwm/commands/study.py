@@ -8,9 +8,18 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from loopwm.commands.arguments import leading, parse
-from loopwm.studies.config import AdaptiveStudyConfig, DeferredStudyConfig, StudyConfig
+from loopwm.studies.config import (
+    AdaptiveStudyConfig,
+    DeferredStudyConfig,
+    GatherConfig,
+    StabilityStudyConfig,
+    StudyConfig,
+)
 
-NAME = arg(metavar="[NAME]", help="Which: billiards (the default), adaptive, deferred. Each has options of its own.")
+NAME = arg(
+    metavar="[NAME]",
+    help="Which: billiards (the default), adaptive, stability, deferred, or gather. Each has options of its own.",
+)
 
 
 @dataclass(frozen=True)
@@ -44,22 +53,51 @@ class AdaptiveStudy:
     settings: Annotated[AdaptiveStudyConfig, arg(name="")] = field(default_factory=AdaptiveStudyConfig)
 
 
+@dataclass(frozen=True)
+class StabilityStudy:
+    """Certified loops beside ordinary ones: error, attempts to break the certificate, 10,000 imagined steps, chaos.
+
+    On the looped runs of `loopwm study billiards`, which are trained if they are not there, and on certified runs."""
+
+    name: Annotated[Positional[Literal["stability"]], NAME] = "stability"
+    settings: Annotated[StabilityStudyConfig, arg(name="")] = field(default_factory=StabilityStudyConfig)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Put the results of several studies into one file."""
+
+    name: Annotated[Positional[Literal["gather"]], NAME]
+    settings: Annotated[GatherConfig, arg(name="")]
+
+
 def main(words: list[str]) -> None:
     """Parse, measure, print."""
-    # Imported where it is run because torch takes seconds, and mistakes in the options are answered before.
-    if leading(words, "billiards") == "adaptive":
-        settings = parse(AdaptiveStudy, words, "study").settings
+    # Studies are imported where they are run because torch takes seconds, and mistakes in the options are answered
+    # before.
+    name = leading(words, "billiards")
+    if name == "adaptive":
+        adaptive = parse(AdaptiveStudy, words, "study").settings
         from loopwm.studies.adaptive import run_adaptive_study
 
-        print(f"Written: {run_adaptive_study(settings)}")
-        return
-    if leading(words, "billiards") == "deferred":
-        settings = parse(DeferredStudy, words, "study").settings
+        written = run_adaptive_study(adaptive)
+    elif name == "stability":
+        stability = parse(StabilityStudy, words, "study").settings
+        from loopwm.studies.stability import run_stability_study
+
+        written = run_stability_study(stability)
+    elif name == "deferred":
+        deferred = parse(DeferredStudy, words, "study").settings
         from loopwm.studies.deferred import run_deferred_study
 
-        print(f"Written: {run_deferred_study(settings)}")
-        return
-    settings = parse(Study, words, "study").settings
-    from loopwm.studies.billiards import run_study
+        written = run_deferred_study(deferred)
+    elif name == "gather":
+        from loopwm.studies.gather import gather
 
-    print(f"Written: {run_study(settings)}")
+        written = gather(parse(Gather, words, "study").settings)
+    else:
+        billiards = parse(Study, words, "study").settings
+        from loopwm.studies.billiards import run_study
+
+        written = run_study(billiards)
+    print(f"Written: {written}")

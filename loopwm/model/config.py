@@ -29,6 +29,9 @@ class LoopConfig:
     """Law of the number of loops in training, drawn per sequence."""
     depth_spread: float = 0.7
     """Standard deviation of the log rate under `lognormal-poisson`."""
+    depths: int = 0
+    """Different numbers of loops in one batch, each drawn from the law and given to an equal part of the sequences; 0
+    draws for every sequence alone."""
     gradient: Literal["all", "mu", "last"] = "all"
     """Back-propagate through all loops, through the last mu, or through the last max(4, ceil(mu / 2))."""
     phases: int = 8
@@ -63,6 +66,8 @@ class LoopConfig:
             raise UserError(
                 f"model.loop.mu must be at least 1, got {self.mu}: a loop that never runs predicts nothing."
             )
+        if self.depths < 0:
+            raise UserError(f"model.loop.depths must not be negative, got {self.depths}.")
         if self.settle < 0:
             raise UserError(f"model.loop.settle must not be negative, got {self.settle}.")
         if self.phases < 0:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tyro.conf import Positional
+
+from loopwm.certify.config import AdversaryConfig
 from loopwm.errors import UserError
+from loopwm.evaluate.config import LyapunovConfig
 
 
 @dataclass(frozen=True)
@@ -149,3 +153,72 @@ class AdaptiveStudyConfig:
         counts = (self.calibration_episodes, self.horizon, self.resamplings, self.rounds, self.gate_updates)
         if min(counts) < 1:
             raise UserError("calibration_episodes, horizon, resamplings, rounds and gate_updates must be at least 1.")
+
+
+@dataclass(frozen=True)
+class StabilityStudyConfig:
+    """Certified loops beside ordinary ones, and imagination over thousands of steps."""
+
+    preset: str = "billiards"
+    """Starting point of every run; the certified ones take another loop and nothing else."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights, windows and depths; the recording is the same."""
+    recording_seed: int = 1
+    """Of the recording that the runs are trained and tested on."""
+    imagined_steps: int = 10_000
+    """Steps of the long imagination."""
+    starts: int = 256
+    """Futures imagined over all these steps."""
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
+    """How hard certified rates are tried to be broken."""
+    lyapunov: LyapunovConfig = field(default_factory=LyapunovConfig)
+    """How exponents are measured."""
+    runs: Path = Path("runs/study")
+    """Folder of `loopwm study billiards`: its looped runs are used, and trained if they are not there."""
+    folder: Path = Path("runs/study-stability")
+    """Where the certified runs go."""
+    out: Path = Path("runs/study-stability/stability.json")
+    """The result."""
+
+    @property
+    def base(self) -> StudyConfig:
+        """The study whose runs are used."""
+        return StudyConfig(
+            preset=self.preset, seeds=self.seeds, recording_seed=self.recording_seed, long_updates=0, folder=self.runs
+        )
+
+    @property
+    def command(self) -> str:
+        """What to type to get this result."""
+        words = ["loopwm", "study", "stability", "--preset", self.preset, "--seeds", *map(str, self.seeds)]
+        words += ["--recording-seed", str(self.recording_seed), "--imagined-steps", str(self.imagined_steps)]
+        words += ["--starts", str(self.starts)]
+        for name in ("adversary", "lyapunov"):
+            part, default = getattr(self, name), getattr(StabilityStudyConfig(), name)
+            for option, value in vars(part).items():
+                if value != getattr(default, option):
+                    words += [f"--{name}.{option.replace('_', '-')}", str(value)]
+        return shlex.join([*words, "--runs", str(self.runs), "--folder", str(self.folder), "--out", str(self.out)])
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise UserError("A study needs at least one seed; give --seeds.")
+        if min(self.imagined_steps, self.starts) < 1:
+            raise UserError(
+                f"imagined_steps and starts must be at least 1, got {self.imagined_steps} and {self.starts}."
+            )
+
+
+@dataclass(frozen=True)
+class GatherConfig:
+    """Results of several studies in one file."""
+
+    parts: Positional[tuple[Path, ...]]
+    """Result files of studies."""
+    out: Path = Path("runs/adaptive-depth.json")
+    """The file to write; `results/adaptive-depth.json` of this repository is one."""
+
+    @property
+    def command(self) -> str:
+        """What to type to get this file."""
+        return shlex.join(["loopwm", "study", "gather", *map(str, self.parts), "--out", str(self.out)])
