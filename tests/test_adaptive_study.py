@@ -15,6 +15,7 @@ from loopwm.data.store import Store
 from loopwm.errors import UserError
 from loopwm.evaluate.rollout import one_step
 from loopwm.evaluate.segments import tile
+from loopwm.model.config import LoopConfig
 from loopwm.studies.adaptive import run_adaptive_study
 from loopwm.studies.config import AdaptiveStudyConfig
 from loopwm.train.checkpoint import load
@@ -58,12 +59,12 @@ def test_shares_and_errors_are_those_of_really_leaving_on_test_episodes(
     assert result["figures"]["mse_mu"] == pytest.approx(np.mean(errors), rel=1e-6)
 
 
-def test_the_error_at_mu_does_not_depend_on_the_steps_beyond_it(
+def test_the_error_far_beyond_mu_is_that_of_the_exponent_the_model_has(
     study: tuple[AdaptiveStudyConfig, dict[str, Any]],
 ) -> None:
-    depths = study[1]["depths"]
-    assert len({round(one["mse_mu"], 9) for one in depths.values()}) == 1
-    assert depths["6"]["mse_8mu"] != depths["0"]["mse_8mu"]
+    by_exponent, own = study[1]["mse_8mu_by_exponent"], LoopConfig().settle_eval
+    assert study[1]["figures"]["mse_8mu"] == pytest.approx(by_exponent[f"{own:g}"], rel=1e-6)
+    assert len(set(by_exponent.values())) == len(by_exponent)
 
 
 def test_coverage_and_every_asked_figure_are_there(study: tuple[AdaptiveStudyConfig, dict[str, Any]]) -> None:

@@ -76,6 +76,7 @@ def reference_core(core: LoopedCore, h_prev: Tensor, e_k: Tensor, u: Tensor, loo
     delta = (1 + p["retention.raw_delta"].exp()).log()
     abar = (-delta * p["retention.a"].exp()).exp()
     h = {"input": e, "zero": torch.zeros_like(e), "previous": h_prev}[core.loop.start]
+    exponent = core.loop.settle if core.training else core.loop.settle_eval
     for loop in range(loops):
         before = h
         marks = p["phases.marks"][min(loop, core.loop.phases - 1), 0] if core.loop.phases else None
@@ -85,18 +86,19 @@ def reference_core(core: LoopedCore, h_prev: Tensor, e_k: Tensor, u: Tensor, loo
             h = abar * h + (1 - abar) * (-p["retention.a"]).exp() * (e @ p["B.weight"].T + branch)
         else:
             h = reference_layer(abar * h + delta * (e @ p["B.weight"].T), block, 2, marks)
-        h = before + min(1.0, core.loop.mu / (loop + 1)) ** core.loop.settle * (h - before)
+        h = before + min(1.0, core.loop.mu / (loop + 1)) ** exponent * (h - before)
     return rms(reference_layer(h, part(core, "coda.blocks.0."), 2), p["norm_out.weight"])
 
 
 @pytest.mark.parametrize("form", ["zoh", "euler"])
-@pytest.mark.parametrize("loops", [1, 2, 7])
+@pytest.mark.parametrize(("loops", "training"), [(1, True), (2, True), (7, True), (7, False)])
 @pytest.mark.parametrize("start", ["input", "zero", "previous"])
 @pytest.mark.parametrize(("phases", "normalise"), [(0, True), (3, False)])
 def test_the_loop_equals_a_hand_written_unrolled_reference_in_float64(
-    form: str, loops: int, start: str, phases: int, normalise: bool
+    form: str, loops: int, training: bool, start: str, phases: int, normalise: bool
 ) -> None:
     core = make_core(torch.float64, retention=form, start=start, phases=phases, normalise_input=normalise)
+    core.train(training)
     h, e, u = inputs(3, torch.float64)
     with torch.no_grad():
         got = core(h, e, u, loops)

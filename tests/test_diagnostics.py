@@ -36,7 +36,9 @@ def make(
 ) -> WorldModel:
     torch.manual_seed(0)
     meta = billiards_columns.meta
-    config = ModelConfig(system=system, width=width, heads=2, loop=LoopConfig(mu=mu, abar=0.5, start=start, settle=0.0))
+    config = ModelConfig(
+        system=system, width=width, heads=2, loop=LoopConfig(mu=mu, abar=0.5, start=start, settle_eval=0.0)
+    )
     statistics = compute_statistics(billiards_columns, np.arange(40))
     return WorldModel(config, meta.observation, meta.action, statistics).eval()
 

@@ -229,7 +229,7 @@ def test_a_larger_injection_moves_the_latent_further(run: Path, tmp_path: Path) 
 
 def test_unshortened_steps_move_the_latent_beyond_mu_and_not_before(run: Path, tmp_path: Path) -> None:
     def unsettled(was: Blueprint) -> Blueprint:
-        return replace(was, model=replace(was.model, loop=replace(was.model.loop, settle=0.0)))
+        return replace(was, model=replace(was.model, loop=replace(was.model.loop, settle_eval=0.0)))
 
     found = monitor(altered(run, tmp_path, blueprint=unsettled))
     assert {"residual in loop 4", "residual in loop 8", "residual in loop 16"} <= names(found)

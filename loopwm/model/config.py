@@ -38,8 +38,10 @@ class LoopConfig:
     """Leading loops with gains and a shift of their own inside the shared block, 3D numbers a layer; later loops share
     the last's. 0 makes all loops the same."""
     settle: float = 3.0
-    """Loop t > mu moves the latent by (mu / t)^settle of a whole step, so that however many loops are asked for, the
-    latent stays near what training has seen. 0 never shortens a step."""
+    """In training, loop t > mu moves the latent by (mu / t)^settle of a whole step, so that however many loops are
+    drawn, the latent stays near what the others have seen. 0 never shortens a step."""
+    settle_eval: float = 4.0
+    """The same outside training, where nothing has to be learned from the loops beyond mu."""
     normalise_input: bool = False
     """Whether e = P(...) is normalised, as Eq. 4 has it. That hides how large a thing was: speed, for example."""
     start: Literal["input", "zero", "previous"] = "input"
@@ -68,8 +70,9 @@ class LoopConfig:
             )
         if self.depths < 0:
             raise UserError(f"model.loop.depths must not be negative, got {self.depths}.")
-        if self.settle < 0:
-            raise UserError(f"model.loop.settle must not be negative, got {self.settle}.")
+        for name in ("settle", "settle_eval"):
+            if getattr(self, name) < 0:
+                raise UserError(f"model.loop.{name} must not be negative, got {getattr(self, name)}.")
         if self.phases < 0:
             raise UserError(f"model.loop.phases must not be negative, got {self.phases}.")
         if not 0.01 <= self.abar <= 0.99:
@@ -92,7 +95,7 @@ class LoopConfig:
             raise UserError(
                 f"model.loop.certified keeps Abar in [{low}, {high}], so model.loop.abar cannot be {self.abar}."
             )
-        for name in ("phases", "settle"):
+        for name in ("phases", "settle", "settle_eval"):
             if getattr(self, name):
                 raise UserError(
                     f"model.loop.certified needs the same whole step in every loop: set model.loop.{name} to 0, or "
@@ -113,7 +116,14 @@ class LoopConfig:
 
 
 CERTIFIED_LOOP = LoopConfig(
-    retention="zoh", abar=0.607, phases=0, settle=0.0, normalise_input=True, start="zero", certified=True
+    retention="zoh",
+    abar=0.607,
+    phases=0,
+    settle=0.0,
+    settle_eval=0.0,
+    normalise_input=True,
+    start="zero",
+    certified=True,
 )
 """The starting point of a certified loop."""
 

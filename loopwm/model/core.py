@@ -241,11 +241,12 @@ class LoopedCore(nn.Module):
 
     def step_size(self, h: Tensor, loop: int | Tensor) -> Tensor | None:
         """(mu / t)^settle of the loops t > mu, (1, 1, 1) or (B, 1, 1); None where every row makes a whole step."""
+        exponent = self.loop.settle if self.training else self.loop.settle_eval
         counted = loop if isinstance(loop, int) else int(loop.max())
-        if self.loop.settle == 0 or counted < self.loop.mu:
+        if exponent == 0 or counted < self.loop.mu:
             return None
         t = torch.as_tensor(loop).to(h).reshape(-1, 1, 1) + 1
-        return (self.loop.mu / t).clamp(max=1.0) ** self.loop.settle
+        return (self.loop.mu / t).clamp(max=1.0) ** exponent
 
     def move(self, h: Tensor, e: Tensor, held: Held, phase: Tensor | None, size: Tensor | None) -> Tensor:
         """A whole `update`, or the part `size` of one. This is what is compiled."""

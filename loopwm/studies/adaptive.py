@@ -45,9 +45,15 @@ from loopwm.train.journal import versions
 
 @dataclass(frozen=True)
 class Depths:
-    """Errors (mean over test transitions) at mu and at 8 mu loops, by the exponent of the shrinking steps."""
+    """Errors (mean over test transitions) at mu and at 8 mu loops.
 
-    settle: dict[str, tuple[float, float]]
+    Attributes:
+        mu, deep: as the model is. by_exponent: at 8 mu, by the exponent of the shrinking steps.
+    """
+
+    mu: float
+    deep: float
+    by_exponent: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -184,15 +190,20 @@ def measured(
 
 
 def depths(model: WorldModel, steps: Segments, exponents: tuple[float, ...]) -> Depths:
-    """Errors at mu and 8 mu when loops beyond mu take steps of another size than in training."""
-    assert isinstance(model.core, LoopedCore)
-    mu, trained, found = model.default_loops, model.core.loop, {}
+    """Errors at mu and 8 mu, and what becomes of the latter when loops beyond mu take steps of another size."""
+    core = model.core
+    assert isinstance(core, LoopedCore)
+    own, mu = core.loop, model.default_loops
+
+    def error(loops: int) -> float:
+        return float(np.nanmean(one_step(model, steps, loops).observation))
+
+    shallow, deep, found = error(mu), error(8 * mu), {}
     for exponent in exponents:
-        model.core.loop = replace(trained, settle=exponent)
-        errors = [float(np.nanmean(one_step(model, steps, loops).observation)) for loops in (mu, 8 * mu)]
-        found[f"{exponent:g}"] = (errors[0], errors[1])
-    model.core.loop = trained
-    return Depths(found)
+        core.loop = replace(own, settle_eval=exponent)
+        found[f"{exponent:g}"] = error(8 * mu)
+    core.loop = own
+    return Depths(shallow, deep, found)
 
 
 def repeated(
@@ -240,19 +251,14 @@ def summary(
     def mean(pick: Callable[[SeedResult], float]) -> float:
         return float(np.mean([pick(one) for one in results]))
 
-    errors = {
-        exponent: np.mean([one.depths.settle[exponent] for one in results], axis=0)
-        for exponent in results[0].depths.settle
-    }
-    at_mu, at_8mu = errors[f"{config.settle[0]:g}"]
     return {
         "command": config.command,
         "versions": versions(),
         "processor": processor(resolve_device("auto")),
         "rule": rule,
         "figures": {
-            "mse_mu": float(at_mu),
-            "mse_8mu": float(at_8mu),
+            "mse_mu": mean(lambda one: one.depths.mu),
+            "mse_8mu": mean(lambda one: one.depths.deep),
             "loops_share": mean(lambda one: one.share.mean),
             "rollout_loops_share": mean(lambda one: one.rollout_share.mean),
             "excess": mean(lambda one: one.excess.mean),
@@ -265,7 +271,10 @@ def summary(
             "coverage": held,
             "coverage_claimed": claimed,
         },
-        "depths": {exponent: {"mse_mu": float(a), "mse_8mu": float(b)} for exponent, (a, b) in errors.items()},
+        "mse_8mu_by_exponent": {
+            exponent: float(np.mean([one.depths.by_exponent[exponent] for one in results]))
+            for exponent in results[0].depths.by_exponent
+        },
         "shares_at_tolerance": {
             curve.rule: [
                 next((c.best.share for c in one.curves if c.rule == curve.rule and c.cap == curve.cap and c.best), None)

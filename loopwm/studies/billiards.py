@@ -222,6 +222,7 @@ def other_figures(
         "nonfinite_10k": sum(one.stability.nonfinite for one in everything),
         "norm_max_10k": max(max(one.stability.norm_high) for one in everything),
         "updates_per_s_ratio": speed.ratio,
+        "updates_per_s_ratio_fixed_depth": speed.fixed_ratio,
         "open_loop_worst_control_ratio_10": worst_against_controls(short["looped"], 10),
     }
     if longer:

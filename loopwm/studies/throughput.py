@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from loopwm.model.config import System
 from loopwm.presets import RunConfig
 from loopwm.studies.systems import with_system
 from loopwm.train.hardware import Precision
@@ -40,6 +39,8 @@ class Throughput:
     Attributes:
         looped, stack: median over rounds. ratio: median over rounds of looped / stack within the round.
         low, high: 10% and 90% of the ratio over rounds.
+        fixed_ratio: the same ratio if every sequence made mu loops: what is missing to it is the price of random depth,
+            because a step calls the block as often as its deepest sequence asks.
     """
 
     looped: float
@@ -47,6 +48,7 @@ class Throughput:
     ratio: float
     low: float
     high: float
+    fixed_ratio: float
     rounds: int
     threads: int
 
@@ -54,13 +56,21 @@ class Throughput:
 def throughput(config: RunConfig, settings: ThroughputConfig | None = None) -> Throughput:
     """Measure; `config.data` must be recorded."""
     settings = settings or ThroughputConfig()
-    systems: tuple[System, System] = ("looped", "stack-equal-flops")
-    rates = update_rates([with_system(config, system, config.optim.lr) for system in systems], settings)
-    ratio = rates[:, 0] / rates[:, 1]
+    looped, stack = (with_system(config, system, config.optim.lr) for system in ("looped", "stack-equal-flops"))
+    fixed = replace(looped, model=replace(looped.model, loop=replace(looped.model.loop, depth_law="fixed")))
+    rates = update_rates([looped, fixed, stack], settings)
+    ratio = rates[:, 0] / rates[:, 2]
     low, middle, high = np.quantile(ratio, (0.1, 0.5, 0.9))
-    looped, stack = np.median(rates, axis=0)
+    medians = np.median(rates, axis=0)
     return Throughput(
-        float(looped), float(stack), float(middle), float(low), float(high), len(rates), torch.get_num_threads()
+        looped=float(medians[0]),
+        stack=float(medians[2]),
+        ratio=float(middle),
+        low=float(low),
+        high=float(high),
+        fixed_ratio=float(np.median(rates[:, 1] / rates[:, 2])),
+        rounds=len(rates),
+        threads=torch.get_num_threads(),
     )
 
 
