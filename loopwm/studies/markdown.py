@@ -44,7 +44,8 @@ def results_table(result: dict[str, Any]) -> str:
         f"of {episodes} test episodes, 95% intervals over episodes. Paired, the looped error is {ratios}. With eight "
         f"times the loops of training it is {figures['mse_looped_8mu'] / figures['mse_looped']:.3f} times that at mu. "
         f"The looped model trains at {figures['updates_per_s_ratio']:.2f} times the equal-FLOP stack's updates per "
-        f"second ({figures['updates_per_s_ratio_fixed_depth']:.2f} if every sequence makes mu loops). In {result['stability_steps']:,} imagined steps {figures['nonfinite_10k']} numbers were not finite.",
+        f"second ({figures['updates_per_s_ratio_fixed_depth']:.2f} if every sequence makes mu loops). In "
+        f"{result['stability_steps']:,} imagined steps {figures['nonfinite_10k']} numbers were not finite.",
     ]
     if "mse_looped_long" in figures:
         ratio = _interval(intervals["mse_looped_long_over_equal_flops_long"])
