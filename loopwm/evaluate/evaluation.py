@@ -22,15 +22,16 @@ from loopwm.evaluate.controls import Control, fit_controls
 from loopwm.evaluate.early import EarlyErrors, early_errors
 from loopwm.evaluate.frontier import Frontier, frontier
 from loopwm.evaluate.rollout import StepErrors, control_errors, one_step, open_loop
+from loopwm.evaluate.run_info import RunInfo, run_info
 from loopwm.evaluate.scores import Scorer
 from loopwm.evaluate.segments import Segments, rollouts, tile
 from loopwm.evaluate.speed import ExitTime, StepTime, exit_time, processor, step_times
-from loopwm.files import file_digest, write_json
+from loopwm.files import write_json
 from loopwm.model.world_model import WorldModel
 from loopwm.progress import Progress, SilentProgress
-from loopwm.train.checkpoint import NAME, load, read_checkpoint
+from loopwm.train.checkpoint import load
 from loopwm.train.hardware import resolve_device
-from loopwm.train.journal import config_as_dict, read_config, versions
+from loopwm.train.journal import read_config
 
 FILE = "evaluation.json"
 
@@ -39,39 +40,6 @@ _REMEDY = "move it away, or add --overwrite to replace it."
 Existing = Literal["refuse", "reuse", "replace"]
 """What becomes of an evaluation that is there already: `refuse` measures nothing and says why, `reuse` gives it back if
 it is the one asked for and replaces it otherwise, `replace` replaces it."""
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What was evaluated.
-
-    Attributes:
-        name: name of the run folder. system: what kind of core. updates: made so far.
-        loops: T used where nothing else is said: mu, or 1 for a stack.
-        flops: operations of one environment step: encode, step at T, decode. flops_step: the step alone.
-        checkpoint: digest of the checkpoint. device: where it was evaluated.
-        data, data_digest: the recording evaluated on. episodes, transitions: how much of it was in the split.
-        config: the run's whole configuration.
-    """
-
-    name: str
-    system: str
-    seed: int
-    updates: int
-    learning_rate: float
-    loops: int
-    parameters: int
-    flops: int
-    flops_step: int
-    checkpoint: str
-    device: str
-    world: str
-    data: str
-    data_digest: str
-    episodes: int
-    transitions: int
-    versions: dict[str, str]
-    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -206,31 +174,6 @@ def evaluate(
     result = measure(model, columns, held_out, training, info, config, progress)
     result.save(run / FILE)
     return result
-
-
-def run_info(run: Path, model: WorldModel, data: Path, columns: Columns, held_out: np.ndarray) -> RunInfo:
-    """What is about to be evaluated: `model`, the one of `run`, on the episodes `held_out` of the recording `data`."""
-    settings, flops = read_config(run / "config.yaml"), model.flops()
-    return RunInfo(
-        name=run.name,
-        system=settings.model.system,
-        seed=settings.train.seed,
-        updates=read_checkpoint(run / NAME, ()).state["update"],
-        learning_rate=settings.optim.lr,
-        loops=model.default_loops,
-        parameters=model.num_parameters(),
-        flops=flops.total,
-        flops_step=flops.step,
-        checkpoint=file_digest(run / NAME),
-        device=str(model.device),
-        world=columns.meta.world,
-        data=str(data),
-        data_digest=columns.digest,
-        episodes=len(held_out),
-        transitions=int(columns.ep_len[held_out].sum()),
-        versions=versions(),
-        config=config_as_dict(settings),
-    )
 
 
 def _kept(run: Path, info: RunInfo, config: EvaluateConfig, reuse: bool) -> Evaluation | None:

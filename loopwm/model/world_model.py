@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,9 @@ from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.model.accounting import FlopCount, count_parameters, layers_flops, linear_flops
 from loopwm.model.certified import CertifiedCore
+from loopwm.model.compiled import for_any_batch
 from loopwm.model.config import ExitConfig, ModelConfig
-from loopwm.model.core import Held, LoopedCore
+from loopwm.model.core import LoopedCore
 from loopwm.model.encoders import ActionEncoder, observation_encoder
 from loopwm.model.exits import Exit, exit_for
 from loopwm.model.gate import Gate
@@ -382,27 +382,3 @@ class WorldModel(nn.Module):
                 f"  {'gate':<10}{count_parameters(self.gate):>10,} parameters {cost:>12,} FLOPs a loop if used"
             )
         return "\n".join(lines)
-
-
-class Move(Protocol):
-    """The type of `LoopedCore.move`."""
-
-    def __call__(self, h: Tensor, e: Tensor, held: Held, phase: Tensor | None, size: Tensor | None) -> Tensor: ...
-
-
-def for_any_batch(move: Move) -> Move:
-    """A compiled `LoopedCore.move`, made to treat every number of rows alike.
-
-    Left to itself the compiler fits the code to the numbers of rows it happens to meet, and compiles again for a single
-    one. A resumed run meets others, and would differ in the last bits from a run that was never interrupted.
-    """
-    from torch._dynamo.decorators import mark_unbacked
-
-    def unfitted(h: Tensor, e: Tensor, held: Held, phase: Tensor | None, size: Tensor | None) -> Tensor:
-        # What has one row is the same for all: that one is a constant of the shape.
-        own = tuple(part for part in (phase, size) if part is not None and len(part) > 1)
-        for tensor in (h, e, *held, *own):
-            mark_unbacked(tensor, 0)
-        return move(h, e, held, phase, size)
-
-    return unfitted
