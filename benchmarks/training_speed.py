@@ -49,7 +49,7 @@ def main() -> None:
         f"ratio              {result.ratio:.3f} ({result.low:.3f} to {result.high:.3f} over {result.rounds} rounds, "
         f"{result.threads} thread(s))"
     )
-    print(f"ratio, fixed depth {result.fixed_ratio:.3f}")
+    print(f"fixed-depth ratio  {result.fixed_ratio:.3f}")
 
 
 if __name__ == "__main__":

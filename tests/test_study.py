@@ -123,8 +123,9 @@ def test_the_training_speed_benchmark_runs_for_anyone(billiards_store: Path) -> 
     command = [sys.executable, str(ROOT / "benchmarks" / "training_speed.py"), str(billiards_store), "--no-compile"]
     command += ["--rounds", "2", "--updates", "1", "--warmup", "1"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    looped, stack, ratio = (float(line.split()[1]) for line in shown.splitlines())
+    looped, stack, ratio = (float(line.split()[1]) for line in shown.splitlines()[:3])
     assert looped > 0 and stack > 0 and 0.1 < ratio < 10
+    assert 0.1 < float(shown.splitlines()[3].removeprefix("fixed-depth ratio")) < 10
 
 
 def test_a_document_without_the_markers_is_refused() -> None:

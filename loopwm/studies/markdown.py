@@ -1,12 +1,14 @@
-"""Published results as the table in README.md, so that no number there is typed by hand.
+"""Published results as the tables in README.md and docs/, so that no number there is typed by hand.
 
 python -m loopwm.studies.markdown results/billiards.json README.md
+python -m loopwm.studies.markdown results/adaptive-depth.json docs/adaptive-depth.md
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,129 @@ def deferred_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def adaptive_tables(result: dict[str, Any]) -> str:
+    """What docs/adaptive-depth.md shows, from the content of results/adaptive-depth.json."""
+    parts = result["parts"]
+    sections = [exit_table(parts["adaptive-depth"], result["figures"]), stability_table(parts["stability"])]
+    if "deferred" in parts:
+        sections.append("### Decoding only the end\n\n" + deferred_table(parts["deferred"]))
+    return "\n\n".join([*sections, f"Gathered by `{result['command']}`."])
+
+
+def exit_table(result: dict[str, Any], figures: dict[str, float]) -> str:
+    """Leaving the loop early: what it saves and costs, per seed, from a `loopwm study adaptive`."""
+    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("threshold of the exit", lambda one: f"{one['calibration']['exit']['threshold']:.3g}"),
+        ("loops over mu, one step ahead", lambda one: _interval(one["share"])),
+        ("loops over mu, own rollouts", lambda one: _interval(one["rollout_share"])),
+        ("excess error, one step ahead", lambda one: _percent(one["excess"])),
+        ("excess error, own rollouts", lambda one: _percent(one["rollout_excess"])),
+        ("time over that at T = mu, batch 512", lambda one: _spread(one["time"])),
+        ("rank correlation of loops and impulse", lambda one: _interval(one["rank"])),
+        ("the same at matched target norm", lambda one: _interval(one["matched_rank"])),
+        ("mean loops, nothing touches", lambda one: _interval(one["free"])),
+        ("mean loops, hardest tenth by impulse", lambda one: _interval(one["hardest"])),
+    ]
+    runs = result["seeds"]
+    claim = runs[0]["calibration"]
+    lines = [
+        f"### Leaving early, by `{result['rule']}`",
+        "",
+        "| | " + " | ".join(f"seed {one['seed']}" for one in runs) + " |",
+        "|---|" + "---|" * len(runs),
+        *(f"| {name} | " + " | ".join(cell(one) for one in runs) + " |" for name, cell in rows),
+        "",
+        f"Calibrated on {claim['episodes']:,} episodes recorded for it: at most {claim['excess']:.0%} more error than "
+        f"at T = mu with {claim['confidence']:.0%} confidence, one step ahead and over own rollouts of "
+        f"{claim['horizon']} steps. Measured on {runs[0]['share']['episodes']} test episodes, n = "
+        f"{runs[0]['share']['n']:,} transitions, 95% intervals over episodes; of times, "
+        f"10% and 90% over rounds. Over repeated calibrations the claim held in "
+        f"{figures['coverage']:.1%}, and in {figures['coverage_claimed']:.1%} one was made at all.",
+        "",
+        "Cheapest threshold within the tolerance, picked and measured on the same validation transitions, loops over "
+        "mu: "
+        + "; ".join(
+            f"`{rule}` " + ", ".join("none" if share is None else f"{share:.3f}" for share in shares)
+            for rule, shares in result["shares_at_tolerance"].items()
+        )
+        + ".",
+        "",
+        "### More loops than in training",
+        "",
+        f"Error at mu {figures['mse_mu']:.4f}, at 8 mu {figures['mse_8mu']:.4f}, ratio "
+        f"{figures['mse_8mu'] / figures['mse_mu']:.4f}. By the exponent of the steps beyond mu, the ratio is "
+        + ", ".join(
+            f"{error / figures['mse_mu']:.3f} at {exponent}"
+            for exponent, error in result["mse_8mu_by_exponent"].items()
+        )
+        + " (0: whole steps).",
+        "",
+        f"Made by `{result['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def stability_table(result: dict[str, Any]) -> str:
+    """Certified loops, long imagination and chaos, per seed, from a `loopwm study stability`."""
+    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("one-step error, certified", lambda one: _interval(one["certified"])),
+        ("over the ordinary loop's", lambda one: _interval(one["ratio"])),
+        ("certified rate per loop", lambda one: f"{one['stretch']['certified']:.5f}"),
+        ("largest found, pairs drawn", lambda one: f"{one['stretch']['drawn']:.5f}"),
+        ("largest found, pairs sought by ascent", lambda one: f"{one['stretch']['sought']:.5f}"),
+        ("distance left by the certified exit, over the promised", lambda one: f"{one['promise']['worst']:.3f}"),
+        ("its loops, and those really needed", lambda one: _pair(one["promise"], "loops", "loops_needed", ".1f")),
+        ("largest token norm, ordinary; its bound", lambda one: _norms(one["imagined"])),
+        ("largest token norm, certified; its bound", lambda one: _norms(one["certified_imagined"])),
+        ("numbers not finite", lambda one: f"{one['imagined']['nonfinite'] + one['certified_imagined']['nonfinite']}"),
+        ("Lyapunov exponent, imagination", lambda one: _interval(one["exponents"]["model"]["value"])),
+        ("the same, certified", lambda one: _interval(one["certified_exponents"]["model"]["value"])),
+        ("blind steps at observed states", lambda one: _exponent(one["exponents"]["guided"])),
+        ("engine", lambda one: _exponent(one["exponents"]["engine"])),
+    ]
+    runs = result["seeds"]
+    stretch, imagined, exponents = (runs[0][name] for name in ("stretch", "imagined", "exponents"))
+    lines = [
+        "### Certified loops, long imagination, chaos",
+        "",
+        "| | " + " | ".join(f"seed {one['seed']}" for one in runs) + " |",
+        "|---|" + "---|" * len(runs),
+        *(f"| {name} | " + " | ".join(cell(one) for one in runs) + " |" for name, cell in rows),
+        "",
+        f"Rates are tried on {stretch['drawn_pairs']:,} pairs of states drawn at random and "
+        f"{stretch['sought_pairs']:,} sought by gradient ascent on both states and on the input; the exit on "
+        f"{runs[0]['promise']['rows']:,} test transitions. Norms are over {imagined['steps']:,} imagined steps from "
+        f"{imagined['starts']} starts. Exponents are per environment step, natural "
+        f"logarithm, {exponents['model']['starts']} starts, "
+        f"{exponents['model']['steps']} steps.",
+        "",
+        f"Made by `{result['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def _percent(value: dict[str, Any]) -> str:
+    return f"{value['mean']:.2%} [{value['low']:.2%}, {value['high']:.2%}]"
+
+
+def _spread(time: dict[str, Any]) -> str:
+    return f"{time['share']:.3f} ({time['share_low']:.3f} to {time['share_high']:.3f})"
+
+
+def _pair(value: dict[str, Any], one: str, other: str, form: str) -> str:
+    return f"{value[one]:{form}}, {value[other]:{form}}"
+
+
+def _norms(imagined: dict[str, Any]) -> str:
+    state = imagined["state_max"] is not None
+    largest, bound = ("state_max", "state_bound") if state else ("carried_max", "carried_bound")
+    return f"{imagined[largest]:.1f}; {imagined[bound]:,.0f}"
+
+
+def _exponent(value: dict[str, Any] | None) -> str:
+    return "-" if value is None else _interval(value["value"])
+
+
 def _interval(value: dict[str, Any]) -> str:
     return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
@@ -111,7 +236,9 @@ def with_table(document: str, table: str) -> str:
 
 def main(result: Path, document: Path) -> None:
     """Rewrite the table in `document` from the file `result`."""
-    text = with_table(document.read_text(), results_table(json.loads(result.read_text())))
+    content = json.loads(result.read_text())
+    table = adaptive_tables(content) if "parts" in content else results_table(content)
+    text = with_table(document.read_text(), table)
     with atomic_write(document) as aside:
         aside.write_text(text)
 
