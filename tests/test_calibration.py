@@ -12,14 +12,15 @@ import torch
 
 from loopwm.calibrate.calibration import FILE, Calibration, calibrate, read_calibration
 from loopwm.calibrate.config import CalibrateConfig
-from loopwm.calibrate.losses import Trial
 from loopwm.cli import main
 from loopwm.data.collect import collect
 from loopwm.data.config import CollectConfig
 from loopwm.data.store import Store
 from loopwm.errors import UserError
+from loopwm.evaluate.evaluation import read_evaluation
 from loopwm.evaluate.guarantees import calibration_figure
 from loopwm.evaluate.rollout import open_loop
+from loopwm.evaluate.segments import tile
 from loopwm.model.config import ExitConfig, LoopConfig, ModelConfig
 from loopwm.model.trace import Trace
 from loopwm.presets import preset
@@ -71,18 +72,19 @@ def test_the_errors_behind_the_choice_are_those_of_really_leaving(run: Path, bil
     with Store.open(billiards_store) as store:
         from loopwm.data.cache import open_memmap
 
-        trial = Trial.of(open_memmap(store), store.split("validation"), 3)
-    wanted = []
-    for exit in (None, model.exit):
-        errors = open_loop(model, trial.rollouts, exit=exit).observation
-        means = [
-            errors[trial.rollouts.episode == e][trial.rollouts.valid[trial.rollouts.episode == e]].mean()
-            for e in np.unique(trial.rollouts.episode)
-        ]
-        wanted.append(np.mean(means))
+        columns, episodes = open_memmap(store), store.split("validation")
     chosen = next(one for one in result.candidates if one.threshold == result.exit.threshold)
-    assert chosen.excess["own rollout"].mean == pytest.approx(wanted[1] / wanted[0] - 1, rel=1e-9)
-    assert result.full["own rollout"] == pytest.approx(wanted[0], rel=1e-9)
+    for measure, length in (("one step ahead", 1), ("own rollout", 3)):
+        segments, wanted = tile(columns, episodes, length), []
+        for exit in (None, model.exit):
+            errors = open_loop(model, segments, exit=exit).observation
+            means = [
+                errors[segments.episode == e][segments.valid[segments.episode == e]].mean()
+                for e in np.unique(segments.episode)
+            ]
+            wanted.append(np.mean(means))
+        assert chosen.excess[measure].mean == pytest.approx(wanted[1] / wanted[0] - 1, abs=1e-6)
+        assert result.full[measure] == pytest.approx(wanted[0], rel=1e-6)
 
 
 def test_nothing_but_the_exit_changes_in_the_checkpoint(run: Path) -> None:
@@ -192,6 +194,18 @@ def test_the_command_prints_the_claim(run: Path, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert "<- chosen" in printed
     assert "With probability 0.9 (by the central limit theorem, an approximation), leaving by 'output_delta'" in printed
+
+
+def test_evaluate_measures_the_calibrated_exit_when_asked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(run), "--calibrated", "--transitions", "100", "--horizon", "3", "--rollouts", "5"]
+    assert main(words) == 2
+    assert "has no calibrated exit; make one with: loopwm calibrate" in " ".join(capsys.readouterr().err.split())
+    result = calibrate(run, LENIENT)
+    assert main([*words, "--exit.rule", "residual"]) == 2
+    assert "not both" in capsys.readouterr().err
+    assert main([*words, "--stability-steps", "10"]) == 0
+    early = read_evaluation(run).early
+    assert early is not None and early.exit == result.exit
 
 
 def test_the_report_draws_the_thresholds_that_were_tried(run: Path) -> None:

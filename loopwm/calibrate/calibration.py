@@ -106,6 +106,21 @@ def calibrate(
 ) -> Calibration:
     """Calibrate a run's exit and write it into its checkpoint, and the table behind it to RUN/calibration.json.
 
+    Arguments and errors as in `calibrate_on`.
+    """
+    return calibrate_on(run, config, data, progress, overwrite=overwrite)[0]
+
+
+def calibrate_on(
+    run: Path,
+    config: CalibrateConfig | None = None,
+    data: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+) -> tuple[Calibration, Tried]:
+    """As `calibrate`, together with the errors that it was chosen by.
+
     Args:
         data: a recording made for this; the held-out episodes of the run's own when left out.
         overwrite: replace a calibration that the run has already.
@@ -129,17 +144,11 @@ def calibrate(
         chosen_from, measured_on, data_digest = fresh(run, Path(data), training, model)
     trained = np.random.default_rng(config.seed).permutation(training.episodes["train"])[:TRAINING_EPISODES]
     exits = candidates(model, training.columns, trained, config)
-    largest = Trial.of(training.columns, trained, config.horizon).errors(model, None).error.max(axis=0)
+    practice = Trial.of(model, config.rule, training.columns, trained, config.horizon)
     counted = np.random.default_rng(config.seed).permutation(measured_on)[: config.episodes]
-    trial = Trial.of(chosen_from.columns, counted, config.horizon)
-    full, early = trial.errors(model, None), []
-    for exit in exits:
-        early.append(trial.errors(model, exit))
-        progress.advance(len(early), len(exits))
-        if not accepts_all(config, full, early, largest):
-            # What is cheaper than a candidate that failed is never chosen.
-            break
-    found = judged(config, exits[: len(early)], full, early, largest)
+    trial = Trial.of(model, config.rule, chosen_from.columns, counted, config.horizon)
+    tried = try_exits(config, trial, exits, practice.errors(None).error.max(axis=0), progress)
+    found = judged(config, tried)
     result = replace(
         found,
         exit=replace(found.exit, calibrated_loops=model.default_loops),
@@ -149,7 +158,24 @@ def calibrate(
     write_json(run / FILE, described(result))
     extras = checkpoint.extras | {ENTRY: entry(result)}
     save_checkpoint(run / NAME, checkpoint.blueprint, checkpoint.tensors, checkpoint.state, extras)
-    return result
+    return result, tried
+
+
+def try_exits(
+    config: CalibrateConfig,
+    trial: Trial,
+    exits: list[ExitConfig],
+    largest: npt.NDArray[np.float64],
+    progress: Progress,
+) -> Tried:
+    """Measure exits from careful to cheap, up to the one that is not accepted: what is cheaper is never chosen."""
+    tried = Tried([], trial.errors(None), [], largest)
+    for exit in exits:
+        tried = replace(tried, exits=[*tried.exits, exit], early=[*tried.early, trial.errors(exit)])
+        progress.advance(len(tried.early), len(exits))
+        if chosen_among(config, tried).chosen != len(tried.early) - 1:
+            break
+    return tried
 
 
 def read_calibration(run: Path) -> Calibration | None:
@@ -166,6 +192,25 @@ def read_calibration(run: Path) -> Calibration | None:
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
         again = shlex.join(["loopwm", "calibrate", str(run), "--overwrite"])
         raise UserError(f"{path} is not a calibration; make one with: {again}") from error
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Errors of exits, from careful to cheap, on the calibration episodes.
+
+    Attributes:
+        full: at full depth. early: of each exit. largest: (2,) per measure, what an episode's error is cut off at.
+    """
+
+    exits: list[ExitConfig]
+    full: EpisodeErrors
+    early: list[EpisodeErrors]
+    largest: npt.NDArray[np.float64]
+
+    def capped(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Errors (E, 2) at full depth and (E, C, 2) with every exit, cut off."""
+        early = np.stack([one.error for one in self.early], axis=1)
+        return np.minimum(self.full.error, self.largest), np.minimum(early, self.largest)
 
 
 @dataclass(frozen=True)
@@ -228,38 +273,23 @@ def candidates(
     return [ExitConfig(config.rule, grid[i]) for i in sorted({int(np.abs(spent - loops).argmin()) for loops in wanted})]
 
 
-def accepts_all(
-    config: CalibrateConfig, full: EpisodeErrors, early: list[EpisodeErrors], largest: npt.NDArray[np.float64]
-) -> bool:
-    """Whether every candidate measured so far is accepted."""
-    return chosen_among(config, full, early, largest).chosen == len(early) - 1
-
-
-def chosen_among(
-    config: CalibrateConfig, full: EpisodeErrors, early: list[EpisodeErrors], largest: npt.NDArray[np.float64]
-) -> Choice:
-    """`choose` among candidates, with errors cut off at `largest`."""
+def chosen_among(config: CalibrateConfig, tried: Tried) -> Choice:
+    """`choose` among what was tried."""
     # Episodes are counted in random order: a file may have been recorded in parts.
-    order = np.random.default_rng(config.seed).permutation(len(full.error))
-    capped = np.minimum(full.error, largest)[order]
-    stacked = np.minimum(np.stack([one.error for one in early], axis=1), largest)[order]
-    return choose(capped, stacked, largest, config.excess, config.confidence, METHODS[config.method])
+    order = np.random.default_rng(config.seed).permutation(len(tried.full.error))
+    full, early = tried.capped()
+    return choose(full[order], early[order], tried.largest, config.excess, config.confidence, METHODS[config.method])
 
 
-def judged(
-    config: CalibrateConfig,
-    exits: list[ExitConfig],
-    full: EpisodeErrors,
-    early: list[EpisodeErrors],
-    largest: npt.NDArray[np.float64],
-) -> Calibration:
+def judged(config: CalibrateConfig, tried: Tried) -> Calibration:
     """Choose among the exits.
 
     Raises:
         UserError: the episodes support the claim for none of them.
     """
+    exits, full, early, largest = tried.exits, tried.full, tried.early, tried.largest
     n = len(full.error)
-    choice = chosen_among(config, full, early, largest)
+    choice = chosen_among(config, tried)
     bootstrap = Bootstrap(np.arange(n), seed=config.seed)
     table = []
     for index, (exit, one) in enumerate(zip(exits, early, strict=True)):

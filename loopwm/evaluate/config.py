@@ -55,6 +55,8 @@ class EvaluateConfig:
     """Of everything random in an evaluation."""
     exit: ExitConfig = field(default_factory=ExitConfig)
     """Measure the one-step and the open-loop error also with this exit rule, beside those at T = mu."""
+    calibrated: bool = False
+    """Take the exit that `loopwm calibrate` kept in the run."""
     tolerance: float = 0.01
     """Excess error over T = mu at which exit rules are compared."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
@@ -67,6 +69,10 @@ class EvaluateConfig:
         for name in (*names, "resamples"):
             if getattr(self, name) < 1:
                 raise UserError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.calibrated and self.exit.rule != "fixed":
+            raise UserError(
+                f"evaluate takes the calibrated exit or exit.rule '{self.exit.rule}', not both; leave one out."
+            )
         if not 0 < self.tolerance < 1:
             raise UserError(f"evaluate.tolerance is a share in (0, 1), got {self.tolerance}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from loopwm.evaluate.scores import Scorer
 from loopwm.evaluate.segments import Segments, rollouts, tile
 from loopwm.evaluate.speed import ExitTime, StepTime, exit_time, processor, step_times
 from loopwm.files import write_json
+from loopwm.model.config import ExitConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.progress import Progress, SilentProgress
 from loopwm.train.checkpoint import load
@@ -151,10 +152,12 @@ def evaluate(
 
     Raises:
         UserError: no run there, no data, too few episodes, data of another shape than the model's, no such device, an
-            exit rule that the model cannot follow, or an evaluation that is not to be replaced.
+            exit rule that the model cannot follow, no calibrated exit, or an evaluation that is not to be replaced.
     """
     run, config = Path(run), config or EvaluateConfig()
     model = load(run, device=resolve_device(device))
+    if config.calibrated:
+        config = replace(config, exit=calibrated_exit(model, run), calibrated=False)
     # Refused here, not minutes later.
     model.exit_rule(config.exit)
     data = data or read_config(run / "config.yaml").data
@@ -174,6 +177,18 @@ def evaluate(
     result = measure(model, columns, held_out, training, info, config, progress)
     result.save(run / FILE)
     return result
+
+
+def calibrated_exit(model: WorldModel, run: Path) -> ExitConfig:
+    """The exit that was calibrated for a run.
+
+    Raises:
+        UserError: none was.
+    """
+    if model.exit is None:
+        again = shlex.join(["loopwm", "calibrate", str(run)])
+        raise UserError(f"{run} has no calibrated exit; make one with: {again}")
+    return model.exit
 
 
 def _kept(run: Path, info: RunInfo, config: EvaluateConfig, reuse: bool) -> Evaluation | None:

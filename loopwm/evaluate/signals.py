@@ -6,6 +6,7 @@ depends on that threshold. So recording signals and errors once gives the loops 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from loopwm.errors import UserError
 from loopwm.evaluate.scores import Array
 from loopwm.evaluate.segments import Segments
-from loopwm.model.config import EXIT_RULES, ExitConfig
+from loopwm.model.config import EXIT_RULES, ExitConfig, ExitRule
 from loopwm.model.core import LoopedCore
 from loopwm.model.exits import Exit, Signal
 from loopwm.model.world_model import WorldModel
@@ -47,29 +48,39 @@ class LoopRecord:
         return self.error[loops - 1, np.arange(len(loops))]
 
 
-def record_loops(model: WorldModel, segments: Segments, loops: int, *, batch: int = 512) -> LoopRecord:
+def record_loops(
+    model: WorldModel,
+    segments: Segments,
+    loops: int,
+    *,
+    rules: Sequence[ExitRule] = EXIT_RULES,
+    batch: int = 512,
+) -> LoopRecord:
     """Signals and errors of the valid transitions of `segments`, in the order of `values[valid]`, over `loops` loops.
 
     With more than one step to a segment, earlier steps make mu loops each, whatever the rule.
 
+    Args:
+        rules: whose signals are recorded.
+
     Raises:
         UserError: the model is a stack.
     """
-    rules: dict[str, Exit] = {}
+    followed: dict[str, Exit] = {}
     refused: dict[str, str] = {}
-    for rule in EXIT_RULES:
+    for rule in rules:
         try:
             leave = model.exit_rule(ExitConfig(rule))
         except UserError as error:
             refused[rule] = str(error)
             continue
         if leave is not None:
-            rules[rule] = leave
+            followed[rule] = leave
     parts = [
-        _record(model, segments.rows(slice(first, first + batch)), loops, rules)
+        _record(model, segments.rows(slice(first, first + batch)), loops, followed)
         for first in range(0, len(segments), batch)
     ]
-    signals = {rule: np.concatenate([part[rule] for part, _ in parts], axis=1) for rule in rules}
+    signals = {rule: np.concatenate([part[rule] for part, _ in parts], axis=1) for rule in followed}
     return LoopRecord(signals, np.concatenate([error for _, error in parts], axis=1), refused)
 
 
