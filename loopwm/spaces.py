@@ -76,27 +76,35 @@ class ObservationSpec:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """An action: `continuous` (A,) float32, or `discrete` with `size` choices stored as one index.
+    """An action: `continuous` (A,) float32, `discrete` with `size` choices stored as one index, or `multi-discrete`,
+    several choices at once, stored as an index each.
 
     Attributes:
-        kind: `continuous` or `discrete`.
-        size: A for continuous, the number of choices for discrete.
-        low, high: bounds per dimension of a continuous action.
+        kind: `continuous`, `discrete` or `multi-discrete`.
+        size: numbers that a model reads: A for continuous, and the choices, of all parts together, for the others.
+        low, high: bounds per stored number; empty for discrete. A part of a multi-discrete action has high + 1 choices.
     """
 
-    kind: Literal["continuous", "discrete"]
+    kind: Literal["continuous", "discrete", "multi-discrete"]
     size: int
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
 
     @property
     def stored_size(self) -> int:
-        """Numbers stored per action: A, or 1 for a discrete index."""
-        return self.size if self.kind == "continuous" else 1
+        """Numbers stored per action: A, 1 for a discrete index, one index per part of a multi-discrete action."""
+        return self.size if self.kind == "continuous" else len(self.choices)
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """Choices of every stored index; empty for a continuous action."""
+        if self.kind == "continuous":
+            return ()
+        return (self.size,) if self.kind == "discrete" else tuple(int(high) + 1 for high in self.high)
 
     @classmethod
     def from_gymnasium(cls, space: gymnasium.Space) -> ActionSpec:
-        """A 1-D Box is continuous, Discrete is discrete.
+        """A 1-D Box is continuous, Discrete is discrete, a 1-D MultiDiscrete is multi-discrete; choices count from 0.
 
         Raises:
             UserError: any other space.
@@ -106,4 +114,9 @@ class ActionSpec:
         if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
             low, high = (tuple(float(v) for v in bound) for bound in (space.low, space.high))
             return cls("continuous", int(space.shape[0]), low, high)
-        raise UserError(f"Action space {space} is not supported: give a 1-D Box or a Discrete space.")
+        if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+            high = tuple(float(count - 1) for count in space.nvec)
+            return cls("multi-discrete", int(space.nvec.sum()), (0.0,) * len(high), high)
+        raise UserError(
+            f"Action space {space} is not supported: give a 1-D Box, a Discrete or a 1-D MultiDiscrete space."
+        )

@@ -104,7 +104,7 @@ def test_an_unknown_world_names_the_closest_one(tmp_path: Path):
     assert world_names() == ("billiards",)
 
 
-@pytest.mark.parametrize("options", [{"episodes": 0}, {"max_steps": 0}, {"workers": -1}, {"seed": -1}])
+@pytest.mark.parametrize("options", [{"episodes": 0}, {"max_steps": -1}, {"steps": -1}, {"workers": -1}, {"seed": -1}])
 def test_meaningless_requests_are_refused(options: dict):
     with pytest.raises(UserError, match=next(iter(options))):
         CollectConfig(**options)
@@ -143,7 +143,7 @@ class Fragile(gymnasium.Env):
 def test_a_failing_episode_is_reported_with_its_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str, reason: str
 ):
-    world = World("fragile", "fails", lambda max_steps: Fragile(failure), ("a", "b"))
+    world = World("fragile", "fails", lambda max_steps: Fragile(failure), ("a", "b"), max_steps=60)
     monkeypatch.setitem(registry._WORLDS, "fragile", lambda: world)
     sentence = rf"Recording episode 0 of fragile \(seed {episode_seed(0, 0)}\) failed: {reason}"
     with pytest.raises(LoopwmError, match=sentence) as caught:

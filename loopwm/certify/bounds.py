@@ -106,8 +106,9 @@ def observation_reach(encoder: EntityEncoder | VectorEncoder, observed: float) -
 def action_reach(model: WorldModel, observed: float) -> Reach:
     """Of U(a), for every action of a bounded space and otherwise for |a| <= observed standard deviations."""
     weight, spec = model.action_encoder.embed.weight, model.action
-    if spec.kind == "discrete":
-        channel = weight.abs().amax(1)
+    if spec.choices:
+        # Every part adds the column of one of its choices.
+        channel = sum((part.abs().amax(1) for part in weight.split(list(spec.choices), dim=1)), weight.new_zeros(()))
         return Reach(channel, float(channel.norm()))
     ends = torch.tensor([spec.low, spec.high]).to(weight)
     largest = ((ends - model.action_mean) / model.action_std).abs().amax(0)

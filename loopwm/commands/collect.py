@@ -17,12 +17,13 @@ from loopwm.progress import TerminalProgress
 
 @dataclass(frozen=True)
 class Collect(CollectConfig):
-    """Record episodes of a world under random actions into one HDF5 file.
+    """Record episodes of a world, or of any Gymnasium environment, under random actions into one HDF5 file.
 
-    The file appears when it is complete. It depends on the seed, and not on the number of workers."""
+    loopwm collect gym:CartPole-v1 --steps 100000. The file appears when it is complete. It depends on the seed, and not
+    on the number of workers."""
 
     world: Annotated[Positional[str], arg(metavar="[WORLD]")] = CollectConfig.world
-    """Name of the world."""
+    """Name of the world, or gym:ID."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """The new file; data/WORLD.h5 when left out."""
 
@@ -31,15 +32,23 @@ def main(words: list[str]) -> None:
     """Parse, record, print."""
     arguments = parse(Collect, words, "collect")
     config = CollectConfig(**{one.name: getattr(arguments, one.name) for one in fields(CollectConfig)})
-    out = arguments.out or Path("data") / f"{config.world}.h5"
+    out = arguments.out or Path("data") / f"{file_name(config.world)}.h5"
     # Imported here because the engines take a while, and mistakes in the options are answered before.
     from loopwm.data.collect import collect
     from loopwm.data.store import Store
 
-    with TerminalProgress("recording", "episode") as progress, stopping_between_units(progress.advance) as advance:
+    with (
+        TerminalProgress("recording", "transition" if config.steps else "episode") as progress,
+        stopping_between_units(progress.advance) as advance,
+    ):
         collect(config, out, advance)
     with Store.open(out) as store:
         print(
             f"Recorded {store.num_episodes} episodes of {config.world} with {store.num_transitions} transitions: {out}"
         )
     print(f"next: loopwm train --data {shlex.quote(str(out))}")
+
+
+def file_name(world: str) -> str:
+    """A world's name without what a file name may not hold: `gym:ns/CartPole-v1` -> `CartPole-v1`."""
+    return world.replace(":", "/").split("/")[-1]

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -32,7 +33,7 @@ _EPISODES_PER_TASK = 16
 
 
 def collect(config: CollectConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> StoreMeta:
-    """Record `config.episodes` episodes of uniformly random actions into a new store at `out`.
+    """Record episodes of uniformly random actions into a new store at `out`.
 
     Episode i is a function of (seed, i), so the store does not depend on the number of workers. With more than one
     worker, processes are spawned: a script that calls this needs the usual `if __name__ == "__main__":` guard.
@@ -40,7 +41,8 @@ def collect(config: CollectConfig, out: Path, progress: Callable[[int, int], Non
     Args:
         config: what to record.
         out: the new store; appears when it is complete and not before.
-        progress: called with (episodes done, episodes in total) after each episode.
+        progress: called after each episode with (episodes done, episodes in total), or with transitions where
+            `config.steps` counts them.
 
     Raises:
         UserError: an unknown world, a world loopwm cannot store, or `out` exists.
@@ -49,18 +51,37 @@ def collect(config: CollectConfig, out: Path, progress: Callable[[int, int], Non
     out = Path(out)
     refuse_existing(out, "choose another --out or remove it")
     world = find_world(config.world)
+    config = limited(config, world)
     meta = describe(world, config, out)
     # Closed here whatever happens: left to the garbage collector, it would stop its workers from any thread, any time.
     with contextlib.closing(_record_all(config)) as episodes:
-        write_store(out, _counted(episodes, config.episodes, progress), meta)
+        write_store(out, _counted(episodes, config, progress), meta)
     return meta
 
 
-def _counted(episodes: Iterable[Episode], total: int, progress: Callable[[int, int], None] | None) -> Iterator[Episode]:
+def limited(config: CollectConfig, world: World) -> CollectConfig:
+    """With the world's own limit where none was given.
+
+    Raises:
+        UserError: there is none either, and a random episode might never end.
+    """
+    limit = config.max_steps or world.max_steps
+    if not limit:
+        raise UserError(f"{world.name} never cuts an episode short; say after how many transitions with --max-steps.")
+    return replace(config, max_steps=limit)
+
+
+def _counted(
+    episodes: Iterable[Episode], config: CollectConfig, progress: Callable[[int, int], None] | None
+) -> Iterator[Episode]:
+    steps = 0
     for done, episode in enumerate(episodes, start=1):
         yield episode
+        steps += episode.length
         if progress is not None:
-            progress(done, total)
+            progress(*((min(steps, config.steps), config.steps) if config.steps else (done, config.episodes)))
+        if config.steps and steps >= config.steps:
+            return
 
 
 def describe(world: World, config: CollectConfig, out: Path) -> StoreMeta:
@@ -74,7 +95,8 @@ def describe(world: World, config: CollectConfig, out: Path) -> StoreMeta:
         label_names=world.labels,
         seed=config.seed,
         command=f"loopwm collect {config.world} --out {shlex.quote(out.name)} --episodes {config.episodes} "
-        f"--max-steps {config.max_steps} --seed {config.seed}",
+        + (f"--steps {config.steps} " if config.steps else "")
+        + f"--max-steps {config.max_steps} --seed {config.seed}",
         versions={"python": platform.python_version()} | {name: _version(name) for name in packages},
     )
 

@@ -12,24 +12,24 @@ class CollectConfig:
     """What to record.
 
     Attributes:
-        world: name of a world.
-        episodes: how many.
-        max_steps: transitions after which an episode is cut short.
+        world: name of a world, or `gym:ID` for an environment registered with Gymnasium.
+        episodes: how many, at most.
+        steps: stop after the episode in which so many transitions are reached; 0 records all `episodes`.
+        max_steps: transitions after which an episode is cut short; 0 takes the world's own limit.
         workers: recording processes; 0 takes one per core. The recording does not depend on it.
         seed: the recording is a function of the seed, the world and max_steps.
     """
 
     world: str = "billiards"
     episodes: int = 4000
-    max_steps: int = 60
+    steps: int = 0
+    max_steps: int = 0
     workers: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.episodes < 1 or self.max_steps < 1:
-            raise UserError(
-                f"Recording needs at least 1 episode of at least 1 step, got episodes={self.episodes} and "
-                f"max_steps={self.max_steps}."
-            )
-        if self.workers < 0 or self.seed < 0:
-            raise UserError(f"workers and seed must not be negative, got {self.workers} and {self.seed}.")
+        if self.episodes < 1:
+            raise UserError(f"Recording needs at least 1 episode, got episodes={self.episodes}.")
+        for name in ("steps", "max_steps", "workers", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}.")

@@ -55,8 +55,8 @@ def compute_statistics(columns: Columns, episodes: np.ndarray) -> Statistics:
     for block in np.array_split(steps, max(1, len(steps) // 2**16)):
         moved = columns.observation[block + 1] != columns.observation[block]
         changed |= moved.reshape(-1, features).any(axis=0)
-    if columns.meta.action.kind == "discrete":
-        action_mean, action_std = np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)
+    if indices := len(columns.meta.action.choices):
+        action_mean, action_std = np.zeros(indices, dtype=np.float32), np.ones(indices, dtype=np.float32)
     else:
         action_mean, action_std = _moments(columns.action[steps])
     observation_mean, observation_std = _moments(observation)

@@ -21,11 +21,12 @@ class World:
     Attributes:
         name: as on the command line.
         summary: one line for people.
-        make: `max_steps` -> a new environment that truncates its episodes there.
+        make: `max_steps` -> a new environment that truncates its episodes there; 0 leaves its own limit.
         features: names of the observation's last axis.
         rates: pairs (feature, its time derivative).
         dt: seconds per environment step; 0 when unknown.
         labels: keys of `info` recorded as per-transition difficulty labels.
+        max_steps: transitions after which an episode is truncated unless something else is asked for; 0 for never.
         packages: distributions whose versions belong into a recording's metadata.
     """
 
@@ -36,6 +37,7 @@ class World:
     rates: tuple[tuple[str, str], ...] = ()
     dt: float = 0.0
     labels: tuple[str, ...] = ()
+    max_steps: int = 0
     packages: tuple[str, ...] = ()
 
 
@@ -50,6 +52,7 @@ def _billiards() -> World:
         rates=billiards.RATES,
         dt=billiards.BilliardsConfig.dt,
         labels=billiards.LABELS,
+        max_steps=billiards.BilliardsConfig.max_steps,
         packages=("pymunk",),
     )
 
@@ -63,13 +66,18 @@ def world_names() -> tuple[str, ...]:
 
 
 def find_world(name: str) -> World:
-    """The world called `name`.
+    """The world called `name`: one of `world_names`, or `gym:ID` for a registered Gymnasium environment.
 
     Raises:
-        UserError: no such world; the message names the closest one.
+        UserError: no such world, with the closest ones named, or one that cannot be recorded.
     """
+    if name.startswith("gym:"):
+        from loopwm.envs.gymnasium_worlds import gymnasium_world
+
+        return gymnasium_world(name)
     if name not in _WORLDS:
         close = difflib.get_close_matches(name, _WORLDS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"choose one of: {', '.join(_WORLDS)}."
+        known = f"choose one of: {', '.join(_WORLDS)}, or gym:ID for a Gymnasium environment."
+        hint = f"did you mean '{close[0]}'?" if close else known
         raise UserError(f"There is no world called '{name}'; {hint}")
     return _WORLDS[name]()

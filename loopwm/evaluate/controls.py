@@ -159,7 +159,8 @@ def encoded(action: ActionSpec, actions: Array) -> npt.NDArray[np.float64]:
     """Stored actions (..., A) as regression inputs: themselves, or one-hot when they are indices."""
     if action.kind == "continuous":
         return np.asarray(actions, np.float64)
-    return np.eye(action.size)[np.asarray(actions)[..., 0].astype(np.int64)]
+    index = np.asarray(actions).astype(np.int64)
+    return np.concatenate([np.eye(count)[index[..., part]] for part, count in enumerate(action.choices)], axis=-1)
 
 
 def flat(scorer: Scorer, observations: Array) -> npt.NDArray[np.float64]:

@@ -60,6 +60,8 @@ class ActionEncoder(nn.Module):
         self.embed = nn.Linear(spec.size, config.width, bias=False)
 
     def forward(self, action: Tensor) -> Tensor:
-        if self.spec.kind == "discrete":
-            action = functional.one_hot(action[..., 0].long(), self.spec.size).to(self.embed.weight.dtype)
+        if self.spec.choices:
+            parts = zip(action.long().unbind(-1), self.spec.choices, strict=True)
+            action = torch.cat([functional.one_hot(index, count) for index, count in parts], -1)
+            action = action.to(self.embed.weight.dtype)
         return self.embed(action)[..., None, :]

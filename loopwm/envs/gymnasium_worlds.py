@@ -1,0 +1,170 @@
+"""Any registered Gymnasium environment as a world: `gym:CartPole-v1`.
+
+What it observes is flattened to one vector, and what it does becomes numbers or indices; see `AsVector`, `Indexed`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import DependencyNotInstalled
+from gymnasium.error import Error as GymnasiumError
+
+from loopwm.envs.registry import World
+from loopwm.errors import UserError
+
+PREFIX = "gym:"
+
+
+def gymnasium_world(name: str) -> World:
+    """The world called `gym:ID`.
+
+    Raises:
+        UserError: no such environment, a missing package, or spaces that cannot be recorded.
+    """
+    env_id = name.removeprefix(PREFIX)
+    env = made(env_id, 0)
+    features = feature_names(env.unwrapped.observation_space)
+    limit = env.spec.max_episode_steps if env.spec is not None else None
+    env.close()
+    return World(
+        name=name,
+        summary=f"{env_id}, registered with Gymnasium",
+        make=lambda max_steps: made(env_id, max_steps),
+        features=features,
+        max_steps=limit or 0,
+        packages=packages(env),
+    )
+
+
+def made(env_id: str, max_steps: int) -> gymnasium.Env:
+    """A new environment that observes a vector.
+
+    Args:
+        max_steps: it truncates its episodes there; 0 leaves the limit it was registered with.
+    """
+    try:
+        env = gymnasium.make(env_id, max_episode_steps=max_steps or None)
+    except DependencyNotInstalled as error:
+        raise UserError(f"{env_id} needs a package that is not installed: {error}") from error
+    except GymnasiumError as error:
+        raise UserError(f"There is no Gymnasium environment '{env_id}'; {suggestion(env_id)}") from error
+    except ImportError as error:
+        raise UserError(f"{env_id} cannot be imported ({error}); install the package that registers it.") from error
+    return adapted(env)
+
+
+def suggestion(env_id: str) -> str:
+    """What may have been meant."""
+    close = difflib.get_close_matches(env_id, gymnasium.registry, n=3)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return "import the package that registers it as part of the name, as in gym:my_package:MyEnv-v0."
+
+
+def adapted(env: gymnasium.Env) -> gymnasium.Env:
+    """The same environment with spaces that can be stored.
+
+    Raises:
+        UserError: a space that cannot, and what to wrap it with.
+    """
+    seen, act = env.observation_space, env.action_space
+    if isinstance(seen, spaces.Box) and len(seen.shape) == 3 and seen.dtype == np.uint8:
+        raise UserError(
+            f"{named(env)} shows images of shape {seen.shape}, and only vectors can be recorded: wrap it so that it "
+            "shows a vector, with gymnasium.wrappers.TransformObservation."
+        )
+    if not seen.is_np_flattenable:
+        raise UserError(
+            f"{named(env)} observes a space of varying size ({type(seen).__name__}): wrap it so that it shows a "
+            "vector, with gymnasium.wrappers.TransformObservation."
+        )
+    # A vector already is left alone, so that what is stored is what the environment said.
+    if not (isinstance(seen, spaces.Box) and len(seen.shape) == 1):
+        env = AsVector(env)
+    if isinstance(act, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        return Indexed(env)
+    if isinstance(act, spaces.Box) and np.issubdtype(act.dtype, np.floating):
+        return env if len(act.shape) == 1 else FlatAction(env)
+    raise UserError(
+        f"{named(env)} takes actions from {act}, and only Box, Discrete, MultiDiscrete and MultiBinary can be "
+        "recorded: wrap it with gymnasium.wrappers.TransformAction."
+    )
+
+
+class AsVector(gymnasium.ObservationWrapper):
+    """Dictionaries, tuples, tables and indices as one vector; an index becomes a one-hot part of it."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.observation_space = spaces.flatten_space(env.observation_space)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """One vector (S,)."""
+        return np.asarray(spaces.flatten(self.env.observation_space, observation), np.float32)
+
+
+class Indexed(gymnasium.ActionWrapper):
+    """Choices numbered from 0, however the environment numbers them; a tuple of choices is one vector of numbers."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        act = env.action_space
+        self.start: int | np.ndarray
+        if isinstance(act, spaces.Discrete):
+            self.action_space, self.start = spaces.Discrete(int(act.n)), int(act.start)
+        else:
+            assert isinstance(act, spaces.MultiDiscrete | spaces.MultiBinary)
+            several = isinstance(act, spaces.MultiDiscrete)
+            counts = act.nvec if several else np.full(act.shape, 2)
+            self.start = np.asarray(act.start if several else np.zeros(act.shape, np.int64))
+            self.action_space = spaces.MultiDiscrete(counts.flatten())
+
+    def action(self, action: Any) -> Any:
+        """What the environment understands."""
+        if isinstance(self.start, int):
+            return int(action) + self.start
+        return (np.reshape(action, self.start.shape) + self.start).astype(self.env.action_space.dtype)
+
+
+class FlatAction(gymnasium.ActionWrapper):
+    """A table of numbers as one vector."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.action_space = spaces.flatten_space(env.action_space)
+
+    def action(self, action: Any) -> np.ndarray:
+        """What the environment understands."""
+        return np.asarray(spaces.unflatten(self.env.action_space, action))
+
+
+def feature_names(space: spaces.Space, prefix: str = "") -> tuple[str, ...]:
+    """A name for every number of a flattened observation, saying which part of the space it comes from."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        return tuple(
+            name for key, part in parts for name in feature_names(part, f"{prefix}.{key}" if prefix else str(key))
+        )
+    size = spaces.flatdim(space)
+    if prefix and size == 1:
+        return (prefix,)
+    return tuple(f"{prefix or 'feature'}{i}" for i in range(size))
+
+
+def packages(env: gymnasium.Env) -> tuple[str, ...]:
+    """The distribution that holds the environment's code, if it is not Gymnasium itself."""
+    module = type(env.unwrapped).__module__.split(".")[0]
+    holders = importlib.metadata.packages_distributions().get(module, [])
+    engines = ("mujoco",) if ".mujoco" in type(env.unwrapped).__module__ else ()
+    return tuple(name for name in (*holders, *engines) if name != "gymnasium")
+
+
+def named(env: gymnasium.Env) -> str:
+    """The environment in words."""
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
