@@ -56,31 +56,46 @@ def test_clear_evidence_is_found_and_more_of_it_makes_it_clearer() -> None:
 
 
 def world(episodes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two errors per episode at full depth, and with six exits that add 0, 0.4, 0.8, 1.2, 3 and 10% on average."""
+    """Two errors per episode at full depth, what six exits add (0, 0.4, 0.8, 1.2, 3 and 10% on average), and limits."""
     rng = np.random.default_rng(seed)
-    full = rng.gamma(4.0, 0.05, (episodes, 2)).clip(max=0.6)
+    full = rng.gamma(4.0, 0.05, (episodes, 2))
     extra = np.array([0.0, 0.004, 0.008, 0.012, 0.03, 0.1])
     noise = rng.gamma(0.5, 2.0, (episodes, 6, 2))
-    return full, (full[:, None] * (1 + extra[:, None] * noise)).clip(max=0.6), np.array([0.6, 0.6])
+    return full, full[:, None] * extra[:, None] * noise, np.full((6, 2), 0.6)
 
 
 def test_the_cheapest_candidate_within_the_tolerance_is_chosen_when_there_is_data_enough() -> None:
-    full, early, largest = world(60_000)
-    choice = choose(full, early, largest, excess=0.01, confidence=0.95)
+    full, harm, largest = world(60_000)
+    choice = choose(full, harm, largest, excess=0.01, confidence=0.95)
     assert choice.chosen == 2
     assert choice.p[0] < choice.p[2] < 0.05 < choice.p[3]
 
 
+def test_a_tighter_limit_on_harm_needs_fewer_episodes() -> None:
+    full, harm, largest = world(1000)
+    assert choose(full, harm, largest, excess=0.01, confidence=0.95).chosen is None
+    assert choose(full, harm, largest / 20, excess=0.01, confidence=0.95).chosen in (1, 2)
+
+
+def test_harm_beyond_the_limit_counts_as_the_limit() -> None:
+    full, harm, largest = np.full((4000, 1), 0.2), np.zeros((4000, 1, 1)), np.full((1, 1), 0.01)
+    harm[::100] = 50.0
+    # 1% of the episodes count with 0.01: 0.0001 on average, against 0.002 tolerated.
+    assert choose(full, harm, largest, excess=0.01, confidence=0.95).chosen == 0
+    harm[::3] = 50.0
+    assert choose(full, harm, largest, excess=0.01, confidence=0.95).chosen is None
+
+
 def test_a_candidate_must_be_good_by_every_measure() -> None:
-    full, early, largest = world(60_000)
-    early[:, 1, 1] = early[:, 5, 1]
-    assert choose(full, early, largest, excess=0.01, confidence=0.95).chosen == 0
+    full, harm, largest = world(60_000)
+    harm[:, 1, 1] = harm[:, 5, 1]
+    assert choose(full, harm, largest, excess=0.01, confidence=0.95).chosen == 0
 
 
 def test_testing_stops_at_the_first_failure_even_if_a_later_candidate_would_pass() -> None:
-    full, early, largest = world(60_000)
-    early[:, 1] = early[:, 5]
-    assert choose(full, early, largest, excess=0.01, confidence=0.95).chosen == 0
+    full, harm, largest = world(60_000)
+    harm[:, 1] = harm[:, 5]
+    assert choose(full, harm, largest, excess=0.01, confidence=0.95).chosen == 0
 
 
 def test_fewer_episodes_than_the_least_number_are_refused_and_that_number_is_enough_for_a_free_exit() -> None:
@@ -88,21 +103,22 @@ def test_fewer_episodes_than_the_least_number_are_refused_and_that_number_is_eno
     n = fewest_episodes(error, largest, 0.01, 0.95)
     for episodes, chosen in ((n // 2, None), (3 * n, 0)):
         full = np.full((episodes, 1), error)
-        assert choose(full, full[:, None], np.array([largest]), 0.01, 0.95).chosen == chosen
+        harm = np.zeros((episodes, 1, 1))
+        assert choose(full, harm, np.array([[largest]]), 0.01, 0.95).chosen == chosen
 
 
 @pytest.mark.parametrize("episodes", [300, 4000])
 def test_repeated_calibration_is_right_at_least_as_often_as_it_claims(episodes: int) -> None:
-    full, early, largest = world(20_000)
-    right, claimed = coverage(full, early, largest, 0.01, 0.95, episodes=episodes, resamplings=200)
+    full, harm, largest = world(20_000)
+    right, claimed = coverage(full, harm, largest, 0.01, 0.95, episodes=episodes, resamplings=200)
     assert right >= 0.95
     if episodes == 4000:
         assert claimed >= 0.9
 
 
 def test_coverage_sees_a_method_that_is_wrong() -> None:
-    full, early, largest = world(20_000)
+    full, harm, largest = world(20_000)
     right, _ = coverage(
-        full, early, largest, 0.01, 0.95, episodes=300, method=lambda values, _: np.zeros(values.shape[1])
+        full, harm, largest, 0.01, 0.95, episodes=300, method=lambda values, _: np.zeros(values.shape[1])
     )
     assert right == 0.0

@@ -77,7 +77,7 @@ class Choice:
 
 
 def choose(
-    full: Array, early: Array, largest: Array, excess: float, confidence: float, method: PValue = betting_p_value
+    full: Array, harm: Array, largest: Array, excess: float, confidence: float, method: PValue = betting_p_value
 ) -> Choice:
     """The cheapest candidate whose excess error is below `excess`, with probability `confidence`.
 
@@ -87,16 +87,15 @@ def choose(
     is the largest of theirs.
 
     Args:
-        full: (n, M) M errors per episode at full depth, none above `largest`.
-        early: (n, C, M) the same with each of C candidates, from careful to cheap.
-        largest: (M,) what errors are cut off at.
+        full: (n, M) M errors per episode at full depth.
+        harm: (n, C, M) what each of C candidates adds to them, from careful to cheap.
+        largest: (C, M) how much harm an episode counts with at most.
 
     Source: Angelopoulos, Bates, Candes, Jordan and Lei, Learn then Test, arXiv 2110.01052.
     """
-    n, candidates, measures = early.shape
-    values = early - (1 + excess) * full[:, None]
-    bound = np.broadcast_to(largest, (candidates, measures))
-    p = method(values.reshape(n, -1), bound.reshape(-1)).reshape(candidates, measures).max(axis=1)
+    n, candidates, measures = harm.shape
+    values = np.minimum(harm, largest) - excess * full[:, None]
+    p = method(values.reshape(n, -1), largest.reshape(-1)).reshape(candidates, measures).max(axis=1)
     failed = np.flatnonzero(p > 1 - confidence)
     accepted = candidates if len(failed) == 0 else int(failed[0])
     return Choice(accepted - 1 if accepted else None, tuple(p.tolist()))
@@ -104,7 +103,7 @@ def choose(
 
 def coverage(
     full: Array,
-    early: Array,
+    harm: Array,
     largest: Array,
     excess: float,
     confidence: float,
@@ -121,17 +120,17 @@ def coverage(
     and nothing can be wrong.
 
     Args:
-        full, early, largest: as in `choose`.
+        full, harm, largest: as in `choose`.
 
     Returns:
         Share of the resamplings without a false claim, and share with a claim.
     """
     rng = np.random.default_rng(seed)
-    true_excess = (early.mean(0) / full.mean(0)).max(axis=-1) - 1
+    true_excess = (np.minimum(harm, largest).mean(0) / full.mean(0)).max(axis=-1)
     right, claimed = 0, 0
     for _ in range(resamplings):
         drawn = rng.integers(len(full), size=episodes)
-        chosen = choose(full[drawn], early[drawn], largest, excess, confidence, method).chosen
+        chosen = choose(full[drawn], harm[drawn], largest, excess, confidence, method).chosen
         claimed += chosen is not None
-        right += chosen is None or bool(true_excess[chosen] <= excess)
+        right += chosen is None or bool(true_excess[chosen] < excess)
     return right / resamplings, claimed / resamplings

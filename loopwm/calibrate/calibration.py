@@ -35,7 +35,9 @@ ENTRY = "exit"
 FINE = 400
 """Thresholds that the candidates are picked from."""
 TRAINING_EPISODES = 1000
-"""Training episodes behind the candidates and behind what errors are cut off at."""
+"""Training episodes behind the candidates and behind the limit of harm."""
+HEADROOM = 2.0
+"""How much more harm than any training episode came to is counted."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Calibration:
         loops_share: its mean loops over those of full depth.
         excess, confidence, method, horizon: as asked for.
         episodes: calibration episodes behind the claim.
-        largest: per measure, what an episode's error is cut off at in the claim.
+        largest: per measure, how much extra error an episode counts with at most in the claim.
         full: per measure, mean error at full depth.
         candidates: all of them, from careful to cheap.
         data_digest: of the calibration recording. weights: digest of the weights it holds for.
@@ -92,7 +94,7 @@ class Calibration:
             f"With probability {self.confidence:g}{certain}, leaving by '{self.exit.rule}' below "
             f"{self.exit.threshold:g} adds less than {self.excess:.2%} to the mean error of episodes like these "
             f"{self.episodes}, one step ahead and over the model's own rollouts of {self.horizon} steps; an episode's "
-            f"error counts up to {cut}."
+            f"extra error counts up to {cut}."
         )
 
 
@@ -147,7 +149,7 @@ def calibrate_on(
     practice = Trial.of(model, config.rule, training.columns, trained, config.horizon)
     counted = np.random.default_rng(config.seed).permutation(measured_on)[: config.episodes]
     trial = Trial.of(model, config.rule, chosen_from.columns, counted, config.horizon)
-    tried = try_exits(config, trial, exits, practice.errors(None).error.max(axis=0), progress)
+    tried = try_exits(config, trial, practice, exits, progress)
     found = judged(config, tried)
     result = replace(
         found,
@@ -164,14 +166,25 @@ def calibrate_on(
 def try_exits(
     config: CalibrateConfig,
     trial: Trial,
+    practice: Trial,
     exits: list[ExitConfig],
-    largest: npt.NDArray[np.float64],
     progress: Progress,
 ) -> Tried:
-    """Measure exits from careful to cheap, up to the one that is not accepted: what is cheaper is never chosen."""
-    tried = Tried([], trial.errors(None), [], largest)
+    """Measure exits from careful to cheap, up to the one that is not accepted: what is cheaper is never chosen.
+
+    Args:
+        practice: on training episodes, where the largest harm that is counted is read off.
+    """
+    tried, usual = Tried([], trial.errors(None), [], []), practice.errors(None).error
     for exit in exits:
-        tried = replace(tried, exits=[*tried.exits, exit], early=[*tried.early, trial.errors(exit)])
+        # An exit that did no harm there still has to leave room for some.
+        worst = (practice.errors(exit).error - usual).max(axis=0)
+        tried = Tried(
+            [*tried.exits, exit],
+            tried.full,
+            [*tried.early, trial.errors(exit)],
+            [*tried.largest, HEADROOM * np.maximum(worst, config.excess * usual.mean(axis=0))],
+        )
         progress.advance(len(tried.early), len(exits))
         if chosen_among(config, tried).chosen != len(tried.early) - 1:
             break
@@ -199,18 +212,19 @@ class Tried:
     """Errors of exits, from careful to cheap, on the calibration episodes.
 
     Attributes:
-        full: at full depth. early: of each exit. largest: (2,) per measure, what an episode's error is cut off at.
+        full: at full depth. early: of each exit.
+        largest: of each exit (2,), per measure, how much extra error an episode counts with at most.
     """
 
     exits: list[ExitConfig]
     full: EpisodeErrors
     early: list[EpisodeErrors]
-    largest: npt.NDArray[np.float64]
+    largest: list[npt.NDArray[np.float64]]
 
-    def capped(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Errors (E, 2) at full depth and (E, C, 2) with every exit, cut off."""
+    def compared(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Errors (E, 2) at full depth, what every exit adds (E, C, 2), and the most that counts (C, 2)."""
         early = np.stack([one.error for one in self.early], axis=1)
-        return np.minimum(self.full.error, self.largest), np.minimum(early, self.largest)
+        return self.full.error, early - self.full.error[:, None], np.stack(self.largest)
 
 
 @dataclass(frozen=True)
@@ -277,8 +291,8 @@ def chosen_among(config: CalibrateConfig, tried: Tried) -> Choice:
     """`choose` among what was tried."""
     # Episodes are counted in random order: a file may have been recorded in parts.
     order = np.random.default_rng(config.seed).permutation(len(tried.full.error))
-    full, early = tried.capped()
-    return choose(full[order], early[order], tried.largest, config.excess, config.confidence, METHODS[config.method])
+    full, harm, largest = tried.compared()
+    return choose(full[order], harm[order], largest, config.excess, config.confidence, METHODS[config.method])
 
 
 def judged(config: CalibrateConfig, tried: Tried) -> Calibration:
@@ -287,7 +301,7 @@ def judged(config: CalibrateConfig, tried: Tried) -> Calibration:
     Raises:
         UserError: the episodes support the claim for none of them.
     """
-    exits, full, early, largest = tried.exits, tried.full, tried.early, tried.largest
+    exits, full, early = tried.exits, tried.full, tried.early
     n = len(full.error)
     choice = chosen_among(config, tried)
     bootstrap = Bootstrap(np.arange(n), seed=config.seed)
@@ -299,7 +313,7 @@ def judged(config: CalibrateConfig, tried: Tried) -> Calibration:
             Candidate(exit.threshold, one.loops, dict(zip(MEASURES, ratios, strict=True)), choice.p[index], accepted)
         )
     if choice.chosen is None:
-        raise UserError(refusal(config, full.error.mean(0), largest, n, table[0]))
+        raise UserError(refusal(config, full.error.mean(0), tried.largest[0], n, table[0]))
     return Calibration(
         exit=exits[choice.chosen],
         loops_share=early[choice.chosen].loops / full.loops,
@@ -308,7 +322,7 @@ def judged(config: CalibrateConfig, tried: Tried) -> Calibration:
         method=config.method,
         horizon=config.horizon,
         episodes=n,
-        largest=dict(zip(MEASURES, largest.tolist(), strict=True)),
+        largest=dict(zip(MEASURES, tried.largest[choice.chosen].tolist(), strict=True)),
         full=dict(zip(MEASURES, full.error.mean(0).tolist(), strict=True)),
         candidates=tuple(table),
         data_digest="",

@@ -61,6 +61,7 @@ class SeedResult:
 
     Attributes:
         calibration: what was claimed, on episodes recorded for it.
+        coverage: shares of repeated calibrations that made no false claim, and that made one at all.
         share: mean loops over mu, one step ahead. rollout_share: in own rollouts.
         excess: one-step error over that at T = mu, minus 1. rollout_excess: of own rollouts.
         rank: Spearman correlation of loops and impulse. matched_rank: the same at equal target norm.
@@ -71,6 +72,7 @@ class SeedResult:
 
     seed: int
     calibration: Calibration
+    coverage: tuple[float, float]
     share: Interval
     rollout_share: Interval
     excess: Interval
@@ -108,13 +110,14 @@ def run_adaptive_study(config: AdaptiveStudyConfig) -> Path:
             progress.advance(len(curves), len(copies))
     found = [one for one in curves if one is not None]
     rule = cheapest_rule(found)
-    results, coverages = [], []
+    results = []
     for run, seed in zip(copies, config.seeds, strict=True):
         with TerminalProgress(f"calibrating seed {seed}", "threshold") as progress:
             calibration, tried = calibrated(run, rule, config, fresh, progress)
-        coverages.append(repeated(tried, config))
-        results.append(measured(load(run), seed, calibration, columns, test, config))
-    write_json(config.out, plain(summary(config, rule, found, results, coverages)))
+        with TerminalProgress(f"measuring seed {seed}", "part") as progress:
+            result = measured(load(run), seed, calibration, repeated(tried, config), columns, test, config, progress)
+            results.append(result)
+    write_json(config.out, plain(summary(config, rule, found, results)))
     return config.out
 
 
@@ -155,27 +158,36 @@ def measured(
     model: WorldModel,
     seed: int,
     calibration: Calibration,
+    coverage: tuple[float, float],
     columns: Columns,
     episodes: np.ndarray,
     config: AdaptiveStudyConfig,
+    progress: Progress,
 ) -> SeedResult:
     """All that is told about one run with its calibrated exit, on test episodes."""
     steps, futures = tile(columns, episodes, 1), tile(columns, episodes, config.horizon)
     bootstrap = Bootstrap(steps.transition_episode)
     full, early = one_step(model, steps), one_step(model, steps, exit=model.exit)
+    progress.advance(1, 4)
     loops = early.loops[steps.valid]
     impulse = np.asarray(steps.labels[LEADING_LABEL][steps.valid], np.float64)
     norm = Scorer.of(model).target_norm(steps.observations[:, :-1], steps.observations[:, 1:])[steps.valid]
     far_full, far_early = open_loop(model, futures), open_loop(model, futures, exit=model.exit)
     far = Bootstrap(futures.transition_episode)
+    progress.advance(2, 4)
     assert model.exit is not None
     starts = rollouts(columns, episodes, config.horizon)
     speed = SpeedConfig(batches=(512,), rounds=config.rounds, seconds=0.2)
     hard = impulse >= np.quantile(impulse, 0.9)
     mu = model.default_loops
+    time = exit_time(model, starts, model.exit, mu, speed, steps=config.horizon)
+    progress.advance(3, 4)
+    deep = depths(model, steps, config.settle)
+    progress.advance(4, 4)
     return SeedResult(
         seed=seed,
         calibration=calibration,
+        coverage=coverage,
         share=bootstrap.mean(loops / mu),
         rollout_share=far.mean(far_early.loops[futures.valid] / mu),
         excess=bootstrap.ratio(early.observation[steps.valid], full.observation[steps.valid]).shifted(-1),
@@ -184,8 +196,8 @@ def measured(
         matched_rank=matched_rank_correlation(bootstrap, impulse, loops, norm, MEMBERS),
         free=bootstrap.mean(np.where(impulse == 0, loops, np.nan)),
         hardest=bootstrap.mean(np.where(hard, loops, np.nan)),
-        time=exit_time(model, starts, model.exit, mu, speed, steps=config.horizon),
-        depths=depths(model, steps, config.settle),
+        time=time,
+        depths=deep,
     )
 
 
@@ -198,7 +210,8 @@ def depths(model: WorldModel, steps: Segments, exponents: tuple[float, ...]) -> 
     def error(loops: int) -> float:
         return float(np.nanmean(one_step(model, steps, loops).observation))
 
-    shallow, deep, found = error(mu), error(8 * mu), {}
+    shallow, deep = error(mu), error(8 * mu)
+    found = {f"{own.settle_eval:g}": deep}
     for exponent in exponents:
         core.loop = replace(own, settle_eval=exponent)
         found[f"{exponent:g}"] = error(8 * mu)
@@ -211,11 +224,11 @@ def repeated(tried: Tried, config: AdaptiveStudyConfig) -> tuple[float, float]:
 
     The episodes recorded for calibration are taken for the whole world.
     """
-    full, early = tried.capped()
+    full, harm, largest = tried.compared()
     return coverage(
         full,
-        early,
-        tried.largest,
+        harm,
+        largest,
         config.excess,
         config.confidence,
         episodes=len(full),
@@ -229,7 +242,6 @@ def summary(
     rule: ExitRule,
     curves: list[Frontier],
     results: list[SeedResult],
-    coverages: list[tuple[float, float]],
 ) -> dict[str, Any]:
     """The published file: `figures` are flat means over seeds, `seeds` has every run with its intervals."""
 
@@ -254,8 +266,8 @@ def summary(
             "loops_free": mean(lambda one: one.free.mean),
             "loops_hardest": mean(lambda one: one.hardest.mean),
             # The worst run, so that no run hides behind another.
-            "coverage": min(held for held, _ in coverages),
-            "coverage_claimed": float(np.mean([claimed for _, claimed in coverages])),
+            "coverage": min(one.coverage[0] for one in results),
+            "coverage_claimed": mean(lambda one: one.coverage[1]),
         },
         "mse_8mu_by_exponent": {
             exponent: float(np.mean([one.depths.by_exponent[exponent] for one in results]))
