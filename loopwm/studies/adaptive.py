@@ -4,6 +4,7 @@ billiards`, which are trained if they are not there; copies of them get the gate
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -67,7 +68,6 @@ class SeedResult:
         rank: Spearman correlation of loops and impulse. matched_rank: the same at equal target norm.
         free, hardest: mean loops where nothing touches, and in the hardest tenth by impulse.
         time: batch-512 imagination with the exit against T = mu.
-        depths: what more loops do.
     """
 
     seed: int
@@ -82,7 +82,6 @@ class SeedResult:
     free: Interval
     hardest: Interval
     time: ExitTime
-    depths: Depths
 
 
 def run_adaptive_study(config: AdaptiveStudyConfig) -> Path:
@@ -108,16 +107,20 @@ def run_adaptive_study(config: AdaptiveStudyConfig) -> Path:
         for run in copies:
             curves.append(frontier(load(run), tile(columns, validation, 1), config.excess))
             progress.advance(len(curves), len(copies))
-    found = [one for one in curves if one is not None]
-    rule = cheapest_rule(found)
-    results = []
-    for run, seed in zip(copies, config.seeds, strict=True):
-        with TerminalProgress(f"calibrating seed {seed}", "threshold") as progress:
+    results: dict[ExitRule, list[SeedResult]] = {rule: [] for rule in config.rules}
+    for rule, (run, seed) in itertools.product(config.rules, list(zip(copies, config.seeds, strict=True))):
+        with TerminalProgress(f"calibrating {rule}, seed {seed}", "threshold") as progress:
             calibration, tried = calibrated(run, rule, config, fresh, progress)
-        with TerminalProgress(f"measuring seed {seed}", "part") as progress:
-            result = measured(load(run), seed, calibration, repeated(tried, config), columns, test, config, progress)
-            results.append(result)
-    write_json(config.out, plain(summary(config, rule, found, results)))
+        with TerminalProgress(f"measuring {rule}, seed {seed}", "part") as progress:
+            repeats = repeated(tried, config)
+            results[rule].append(measured(load(run), seed, calibration, repeats, columns, test, config, progress))
+    steps, deep = tile(columns, test, 1), []
+    with TerminalProgress("measuring more loops than in training", "run") as progress:
+        for run in copies:
+            deep.append(depths(load(run), steps, config.settle))
+            progress.advance(len(deep), len(copies))
+    found = [one for one in curves if one is not None]
+    write_json(config.out, plain(summary(config, found, results, deep)))
     return config.out
 
 
@@ -133,17 +136,9 @@ def with_gate(run: Path, copy: Path, updates: int) -> Path:
     return copy
 
 
-def cheapest_rule(curves: list[Frontier]) -> ExitRule:
-    """The rule that needs fewest loops within the tolerated excess, at most mu of them, on average over runs."""
-    shares: dict[ExitRule, list[float]] = {}
-    for one in curves:
-        for curve in one.curves:
-            if curve.rule != "fixed" and curve.cap == one.mu and curve.best is not None:
-                shares.setdefault(curve.rule, []).append(curve.best.share)
-    complete: dict[ExitRule, list[float]] = {
-        rule: values for rule, values in shares.items() if len(values) == len(curves)
-    }
-    return min(complete, key=lambda rule: float(np.mean(complete[rule])))
+def cheapest_rule(results: dict[ExitRule, list[SeedResult]]) -> ExitRule:
+    """The rule whose calibrated exits spend fewest loops on the calibration episodes, on average over runs."""
+    return min(results, key=lambda rule: float(np.mean([one.calibration.loops_share for one in results[rule]])))
 
 
 def calibrated(
@@ -168,22 +163,20 @@ def measured(
     steps, futures = tile(columns, episodes, 1), tile(columns, episodes, config.horizon)
     bootstrap = Bootstrap(steps.transition_episode)
     full, early = one_step(model, steps), one_step(model, steps, exit=model.exit)
-    progress.advance(1, 4)
+    progress.advance(1, 3)
     loops = early.loops[steps.valid]
     impulse = np.asarray(steps.labels[LEADING_LABEL][steps.valid], np.float64)
     norm = Scorer.of(model).target_norm(steps.observations[:, :-1], steps.observations[:, 1:])[steps.valid]
     far_full, far_early = open_loop(model, futures), open_loop(model, futures, exit=model.exit)
     far = Bootstrap(futures.transition_episode)
-    progress.advance(2, 4)
+    progress.advance(2, 3)
     assert model.exit is not None
     starts = rollouts(columns, episodes, config.horizon)
     speed = SpeedConfig(batches=(512,), rounds=config.rounds, seconds=0.2)
     hard = impulse >= np.quantile(impulse, 0.9)
     mu = model.default_loops
     time = exit_time(model, starts, model.exit, mu, speed, steps=config.horizon)
-    progress.advance(3, 4)
-    deep = depths(model, steps, config.settle)
-    progress.advance(4, 4)
+    progress.advance(3, 3)
     return SeedResult(
         seed=seed,
         calibration=calibration,
@@ -197,7 +190,6 @@ def measured(
         free=bootstrap.mean(np.where(impulse == 0, loops, np.nan)),
         hardest=bootstrap.mean(np.where(hard, loops, np.nan)),
         time=time,
-        depths=deep,
     )
 
 
@@ -239,14 +231,15 @@ def repeated(tried: Tried, config: AdaptiveStudyConfig) -> tuple[float, float]:
 
 def summary(
     config: AdaptiveStudyConfig,
-    rule: ExitRule,
     curves: list[Frontier],
-    results: list[SeedResult],
+    results: dict[ExitRule, list[SeedResult]],
+    deep: list[Depths],
 ) -> dict[str, Any]:
-    """The published file: `figures` are flat means over seeds, `seeds` has every run with its intervals."""
+    """The published file: `figures` are flat means over seeds, of the rule with fewest loops; `rules` has every run."""
+    rule = cheapest_rule(results)
 
     def mean(pick: Callable[[SeedResult], float]) -> float:
-        return float(np.mean([pick(one) for one in results]))
+        return float(np.mean([pick(one) for one in results[rule]]))
 
     return {
         "command": config.command,
@@ -254,8 +247,8 @@ def summary(
         "processor": processor(resolve_device("auto")),
         "rule": rule,
         "figures": {
-            "mse_mu": mean(lambda one: one.depths.mu),
-            "mse_8mu": mean(lambda one: one.depths.deep),
+            "mse_mu": float(np.mean([one.mu for one in deep])),
+            "mse_8mu": float(np.mean([one.deep for one in deep])),
             "loops_share": mean(lambda one: one.share.mean),
             "rollout_loops_share": mean(lambda one: one.rollout_share.mean),
             "excess": mean(lambda one: one.excess.mean),
@@ -266,12 +259,11 @@ def summary(
             "loops_free": mean(lambda one: one.free.mean),
             "loops_hardest": mean(lambda one: one.hardest.mean),
             # The worst run, so that no run hides behind another.
-            "coverage": min(one.coverage[0] for one in results),
+            "coverage": min(one.coverage[0] for runs in results.values() for one in runs),
             "coverage_claimed": mean(lambda one: one.coverage[1]),
         },
         "mse_8mu_by_exponent": {
-            exponent: float(np.mean([one.depths.by_exponent[exponent] for one in results]))
-            for exponent in results[0].depths.by_exponent
+            exponent: float(np.mean([one.by_exponent[exponent] for one in deep])) for exponent in deep[0].by_exponent
         },
         "shares_at_tolerance": {
             curve.rule: [
@@ -281,5 +273,6 @@ def summary(
             for curve in curves[0].curves
             if curve.cap == curves[0].mu or curve.rule == "fixed"
         },
-        "seeds": results,
+        "depths": deep,
+        "rules": results,
     }

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from loopwm.certify.config import AdversaryConfig
 from loopwm.errors import UserError
 from loopwm.evaluate.config import LyapunovConfig
+from loopwm.model.config import ExitRule
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ class AdaptiveStudyConfig:
     """Repeated calibrations behind the coverage."""
     rounds: int = 15
     """Turns of each when time is measured."""
+    rules: tuple[ExitRule, ...] = ("output_delta", "gate")
+    """Exit rules to calibrate; figures are those of the one that then spends fewest loops."""
     gate_updates: int = 400
     """Updates of the learned gate."""
     runs: Path = Path("runs/study")
@@ -140,14 +143,16 @@ class AdaptiveStudyConfig:
         words += ["--recording-seed", str(self.recording_seed), "--calibration-seed", str(self.calibration_seed)]
         words += ["--calibration-episodes", str(self.calibration_episodes)]
         words += ["--excess", str(self.excess), "--confidence", str(self.confidence), "--horizon", str(self.horizon)]
-        words += ["--settle", *map(str, self.settle), "--resamplings", str(self.resamplings)]
+        words += ["--rules", *self.rules, "--settle", *map(str, self.settle), "--resamplings", str(self.resamplings)]
         words += ["--rounds", str(self.rounds), "--gate-updates", str(self.gate_updates)]
         words += ["--runs", str(self.runs), "--folder", str(self.folder)]
         return shlex.join([*words, "--out", str(self.out)])
 
     def __post_init__(self) -> None:
-        if not self.seeds or not self.settle:
-            raise UserError("A study needs at least one seed and one exponent; give --seeds and --settle.")
+        if not self.seeds or not self.settle or not self.rules:
+            raise UserError(
+                "A study needs at least one seed, one rule and one exponent; give --seeds, --rules and --settle."
+            )
         if self.calibration_seed == self.recording_seed:
             raise UserError("calibration_seed must differ from recording_seed: those episodes were trained on.")
         counts = (self.calibration_episodes, self.horizon, self.resamplings, self.rounds, self.gate_updates)

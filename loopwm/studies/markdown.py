@@ -98,14 +98,42 @@ def deferred_table(result: dict[str, Any]) -> str:
 def adaptive_tables(result: dict[str, Any]) -> str:
     """What docs/adaptive-depth.md shows, from the content of results/adaptive-depth.json."""
     parts = result["parts"]
-    sections = [exit_table(parts["adaptive-depth"], result["figures"]), stability_table(parts["stability"])]
+    sections = [exit_tables(parts["adaptive-depth"], result["figures"]), stability_table(parts["stability"])]
     if "deferred" in parts:
         sections.append("### Decoding only the end\n\n" + deferred_table(parts["deferred"]))
     return "\n\n".join([*sections, f"Gathered by `{result['command']}`."])
 
 
-def exit_table(result: dict[str, Any], figures: dict[str, float]) -> str:
-    """Leaving the loop early: what it saves and costs, per seed, from a `loopwm study adaptive`."""
+def exit_tables(result: dict[str, Any], figures: dict[str, float]) -> str:
+    """Leaving the loop early: what it saves and costs, per rule and seed, from a `loopwm study adaptive`."""
+    claim = next(iter(result["rules"].values()))[0]
+    shares = "; ".join(
+        f"`{rule}` " + ", ".join("none" if share is None else f"{share:.3f}" for share in found)
+        for rule, found in result["shares_at_tolerance"].items()
+    )
+    exponents = ", ".join(
+        f"{error / figures['mse_mu']:.3f} at {exponent}" for exponent, error in result["mse_8mu_by_exponent"].items()
+    )
+    lines = [
+        *(exit_table(rule, runs) for rule, runs in result["rules"].items()),
+        f"Calibrated on {claim['calibration']['episodes']:,} episodes recorded for it: at most "
+        f"{claim['calibration']['excess']:.0%} more error than at T = mu with {claim['calibration']['confidence']:.0%} "
+        f"confidence, one step ahead and over own rollouts of {claim['calibration']['horizon']} steps. Measured on "
+        f"{claim['share']['episodes']} test episodes, n = {claim['share']['n']:,} transitions, 95% intervals over "
+        f"episodes; of times, 10% and 90% over rounds. Fewest loops: `{result['rule']}`.",
+        "Cheapest threshold within the tolerance one step ahead, picked and measured on the same validation "
+        f"transitions, loops over mu, one number a seed: {shares}.",
+        "### More loops than in training",
+        f"Error at mu {figures['mse_mu']:.4f}, at 8 mu {figures['mse_8mu']:.4f}, ratio "
+        f"{figures['mse_8mu'] / figures['mse_mu']:.4f}. By the exponent of the steps beyond mu the ratio is "
+        f"{exponents} (0: whole steps).",
+        f"Made by `{result['command']}`.",
+    ]
+    return "\n\n".join(lines)
+
+
+def exit_table(rule: str, runs: list[dict[str, Any]]) -> str:
+    """One rule, calibrated for every seed."""
     rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("threshold of the exit", lambda one: f"{one['calibration']['exit']['threshold']:.3g}"),
         ("loops over mu, one step ahead", lambda one: _interval(one["share"])),
@@ -117,42 +145,14 @@ def exit_table(result: dict[str, Any], figures: dict[str, float]) -> str:
         ("the same at matched target norm", lambda one: _interval(one["matched_rank"])),
         ("mean loops, nothing touches", lambda one: _interval(one["free"])),
         ("mean loops, hardest tenth by impulse", lambda one: _interval(one["hardest"])),
+        ("repeated calibrations: claim held, claim made", lambda one: "{:.1%}, {:.1%}".format(*one["coverage"])),
     ]
-    runs = result["seeds"]
-    claim = runs[0]["calibration"]
     lines = [
-        f"### Leaving early, by `{result['rule']}`",
+        f"### Leaving early, by `{rule}`",
         "",
         "| | " + " | ".join(f"seed {one['seed']}" for one in runs) + " |",
         "|---|" + "---|" * len(runs),
         *(f"| {name} | " + " | ".join(cell(one) for one in runs) + " |" for name, cell in rows),
-        "",
-        f"Calibrated on {claim['episodes']:,} episodes recorded for it: at most {claim['excess']:.0%} more error than "
-        f"at T = mu with {claim['confidence']:.0%} confidence, one step ahead and over own rollouts of "
-        f"{claim['horizon']} steps. Measured on {runs[0]['share']['episodes']} test episodes, n = "
-        f"{runs[0]['share']['n']:,} transitions, 95% intervals over episodes; of times, "
-        f"10% and 90% over rounds. Over repeated calibrations the claim held in "
-        f"{figures['coverage']:.1%}, and in {figures['coverage_claimed']:.1%} one was made at all.",
-        "",
-        "Cheapest threshold within the tolerance, picked and measured on the same validation transitions, loops over "
-        "mu: "
-        + "; ".join(
-            f"`{rule}` " + ", ".join("none" if share is None else f"{share:.3f}" for share in shares)
-            for rule, shares in result["shares_at_tolerance"].items()
-        )
-        + ".",
-        "",
-        "### More loops than in training",
-        "",
-        f"Error at mu {figures['mse_mu']:.4f}, at 8 mu {figures['mse_8mu']:.4f}, ratio "
-        f"{figures['mse_8mu'] / figures['mse_mu']:.4f}. By the exponent of the steps beyond mu, the ratio is "
-        + ", ".join(
-            f"{error / figures['mse_mu']:.3f} at {exponent}"
-            for exponent, error in result["mse_8mu_by_exponent"].items()
-        )
-        + " (0: whole steps).",
-        "",
-        f"Made by `{result['command']}`.",
     ]
     return "\n".join(lines)
 
