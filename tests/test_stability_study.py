@@ -21,6 +21,7 @@ from loopwm.evaluate.rollout import one_step
 from loopwm.evaluate.segments import tile
 from loopwm.model.config import CERTIFIED_LOOP
 from loopwm.presets import preset
+from loopwm.studies import stability
 from loopwm.studies.config import GatherConfig, StabilityStudyConfig
 from loopwm.studies.gather import gather
 from loopwm.studies.stability import run_stability_study
@@ -96,6 +97,25 @@ def test_what_is_measured_stays_within_what_is_certified(study: tuple[StabilityS
 def test_every_certified_run_has_its_certificate(study: tuple[StabilityStudyConfig, dict[str, Any]]) -> None:
     for run in certified_runs(study[0]):
         assert check(run, run / "certificate.json").contraction is not None
+
+
+def test_what_was_measured_is_not_measured_again_unless_a_run_changed(
+    study: tuple[StabilityStudyConfig, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, result = study
+    before, stored = config.out.read_text(), config.folder / "measured-seed0.json"
+    calls: list[int] = []
+    really = stability.measured
+    monkeypatch.setattr(stability, "measured", lambda seed, *rest: calls.append(seed) or really(seed, *rest))
+    config.out.unlink()
+    run_stability_study(config)
+    again = json.loads(config.out.read_text())["figures"]
+    assert calls == [] and again == pytest.approx(result["figures"], rel=1e-6)
+    stored.write_text(stored.read_text().replace('"asked"', '"other"'))
+    config.out.unlink()
+    run_stability_study(config)
+    assert calls == [0]
+    config.out.write_text(before)
 
 
 def test_an_existing_result_is_not_overwritten(study: tuple[StabilityStudyConfig, dict[str, Any]]) -> None:

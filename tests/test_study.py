@@ -20,7 +20,7 @@ from loopwm.evaluate.evaluation import Evaluation, read_evaluation
 from loopwm.model.config import SYSTEMS
 from loopwm.studies.billiards import Runs, run_study, worst_against_controls
 from loopwm.studies.config import StudyConfig
-from loopwm.studies.markdown import BEGIN, END, results_table, with_table
+from loopwm.studies.markdown import BEGIN, END, adaptive_tables, results_table, with_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,6 +131,12 @@ def test_the_training_speed_benchmark_runs_for_anyone(billiards_store: Path) -> 
 def test_a_document_without_the_markers_is_refused() -> None:
     with pytest.raises(UserError, match="needs the lines"):
         with_table("# nothing here", "table")
+
+
+def test_the_page_on_adaptive_depth_shows_the_stored_results() -> None:
+    result = json.loads((ROOT / "results" / "adaptive-depth.json").read_text())
+    shown = (ROOT / "docs" / "adaptive-depth.md").read_text().split(BEGIN)[1].split(END)[0].strip()
+    assert shown == adaptive_tables(result)
 
 
 def test_readme_shows_the_stored_results() -> None:

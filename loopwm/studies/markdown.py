@@ -98,7 +98,9 @@ def deferred_table(result: dict[str, Any]) -> str:
 def adaptive_tables(result: dict[str, Any]) -> str:
     """What docs/adaptive-depth.md shows, from the content of results/adaptive-depth.json."""
     parts = result["parts"]
-    sections = [exit_tables(parts["adaptive-depth"], result["figures"]), stability_table(parts["stability"])]
+    sections = [exit_tables(parts["adaptive-depth"], result["figures"])]
+    if "stability" in parts:
+        sections.append(stability_table(parts["stability"]))
     if "deferred" in parts:
         sections.append("### Decoding only the end\n\n" + deferred_table(parts["deferred"]))
     return "\n\n".join([*sections, f"Gathered by `{result['command']}`."])

@@ -5,6 +5,7 @@ and on certified ones trained here on the same recording. Resumable: what is tra
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from loopwm.certify.adversary import Promise, Stretch, largest_stretch, promise
@@ -26,7 +28,7 @@ from loopwm.evaluate.lyapunov import LyapunovResult, lyapunov
 from loopwm.evaluate.rollout import one_step
 from loopwm.evaluate.segments import Segments, rollouts, tile
 from loopwm.evaluate.speed import processor
-from loopwm.files import refuse_existing, write_json
+from loopwm.files import file_digest, refuse_existing, write_json
 from loopwm.model.certified import CertifiedCore
 from loopwm.model.config import CERTIFIED_LOOP
 from loopwm.model.world_model import WorldModel
@@ -36,7 +38,7 @@ from loopwm.studies.billiards import looped_runs
 from loopwm.studies.config import StabilityStudyConfig
 from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import RateChoice, pick_rates, rate_run, with_system
-from loopwm.train.checkpoint import load
+from loopwm.train.checkpoint import NAME, load
 from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import read_config, versions
 
@@ -80,10 +82,29 @@ def run_stability_study(config: StabilityStudyConfig) -> Path:
     results = []
     for seed, ordinary, contracting in zip(config.seeds, looped, certified, strict=True):
         certify(contracting)
-        with TerminalProgress(f"measuring seed {seed}", "part") as progress:
-            results.append(measured(seed, load(ordinary), load(contracting), columns, test, config, progress))
+        asked = [config.command, file_digest(ordinary / NAME), file_digest(contracting / NAME)]
+        kept = config.folder / f"measured-seed{seed}.json"
+        result = read_kept(kept, asked)
+        if result is None:
+            with TerminalProgress(f"measuring seed {seed}", "part") as progress:
+                result = measured(seed, load(ordinary), load(contracting), columns, test, config, progress)
+            write_json(kept, {"asked": asked, "result": plain(result)})
+        results.append(result)
     write_json(config.out, plain(summary(config, choice, results)))
     return config.out
+
+
+def read_kept(path: Path, asked: list[str]) -> SeedStability | None:
+    """What an interrupted study measured of a seed; None if there is nothing, or it was another measurement."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if content["asked"] == asked:
+            return TypeAdapter(SeedStability).validate_python(content["result"])
+    except (ValidationError, ValueError, KeyError, TypeError):
+        pass
+    return None
 
 
 def certified_runs(config: StabilityStudyConfig, looped: RunConfig) -> tuple[RateChoice, list[Path]]:
