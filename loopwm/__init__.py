@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loopwm.data.episode import Episode
     from loopwm.data.store import Store
+    from loopwm.envs.imagined import WorldModelEnv, WorldModelVectorEnv
     from loopwm.errors import LoopwmError, UserError
     from loopwm.model.config import ExitConfig, LoopConfig, ModelConfig
     from loopwm.model.trace import Trace
@@ -31,6 +32,8 @@ _HOMES = {
     "Trace": "loopwm.model.trace",
     "UserError": "loopwm.errors",
     "WorldModel": "loopwm.model.world_model",
+    "WorldModelEnv": "loopwm.envs.imagined",
+    "WorldModelVectorEnv": "loopwm.envs.imagined",
     "load": "loopwm.train.checkpoint",
 }
 
@@ -45,6 +48,8 @@ __all__ = [
     "Trace",
     "UserError",
     "WorldModel",
+    "WorldModelEnv",
+    "WorldModelVectorEnv",
     "__version__",
     "load",
 ]

@@ -7,6 +7,7 @@ from math import prod
 from typing import Literal
 
 import gymnasium
+import numpy as np
 
 from loopwm.errors import UserError
 
@@ -73,6 +74,10 @@ class ObservationSpec:
         names = names or tuple(f"feature{i}" for i in range(space.shape[-1]))
         return cls(kind, tuple(space.shape), names, rates, dt)
 
+    def to_gymnasium(self) -> gymnasium.spaces.Box:
+        """A Box of this shape without bounds, since none are stored."""
+        return gymnasium.spaces.Box(-np.inf, np.inf, self.shape, np.float32)
+
 
 @dataclass(frozen=True)
 class ActionSpec:
@@ -119,4 +124,14 @@ class ActionSpec:
             return cls("multi-discrete", int(space.nvec.sum()), (0.0,) * len(high), high)
         raise UserError(
             f"Action space {space} is not supported: give a 1-D Box, a Discrete or a 1-D MultiDiscrete space."
+        )
+
+    def to_gymnasium(self) -> gymnasium.spaces.Box | gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete:
+        """The space these actions are from, the inverse of `from_gymnasium`."""
+        if self.kind == "continuous":
+            return gymnasium.spaces.Box(np.array(self.low, np.float32), np.array(self.high, np.float32))
+        return (
+            gymnasium.spaces.Discrete(self.size)
+            if self.kind == "discrete"
+            else gymnasium.spaces.MultiDiscrete(list(self.choices))
         )
