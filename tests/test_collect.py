@@ -15,8 +15,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from loopwm.data.collect import collect, episode_seed
+from loopwm.data.collect import collect
 from loopwm.data.config import CollectConfig
+from loopwm.data.recorder import episode_seed
 from loopwm.data.store import Store
 from loopwm.envs import registry
 from loopwm.envs.physics.billiards import Billiards

@@ -15,8 +15,9 @@ import torch
 
 from loopwm.cli import main
 from loopwm.data.cache import open_memmap
-from loopwm.data.collect import collect, describe, record_episode
+from loopwm.data.collect import collect, describe
 from loopwm.data.config import CollectConfig
+from loopwm.data.recorder import record_episode
 from loopwm.data.store import Store, write_store
 from loopwm.envs.physics.billiards import Billiards, BilliardsConfig
 from loopwm.envs.registry import find_world

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from loopwm.progress import TerminalProgress
 
 @dataclass(frozen=True)
 class Collect(CollectConfig):
-    """Record episodes of a world, or of any Gymnasium environment, under random actions into one HDF5 file.
+    """Record episodes of a world, or of any Gymnasium environment, into one HDF5 file.
 
     loopwm collect gym:CartPole-v1 --steps 100000. The file appears when it is complete. It depends on the seed, and not
     on the number of workers."""
@@ -32,6 +33,8 @@ def main(words: list[str]) -> None:
     """Parse, record, print."""
     arguments = parse(Collect, words, "collect")
     config = CollectConfig(**{one.name: getattr(arguments, one.name) for one in fields(CollectConfig)})
+    # As with `python script.py`: modules here can be imported, for policies and environments of one's own.
+    sys.path.insert(0, "")
     out = arguments.out or Path("data") / f"{file_name(config.world)}.h5"
     # Imported here because the engines take a while, and mistakes in the options are answered before.
     from loopwm.data.collect import collect

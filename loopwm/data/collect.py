@@ -1,4 +1,4 @@
-"""Recording a world with random actions, by several processes, into one store."""
+"""Recording a world, by several processes, into one store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.metadata
 import itertools
 import multiprocessing
 import os
+import pickle
 import platform
 import shlex
 import signal
@@ -15,13 +16,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-
-import gymnasium
-import numpy as np
 
 from loopwm.data.config import CollectConfig
 from loopwm.data.episode import Episode
+from loopwm.data.policies import policy_for
+from loopwm.data.recorder import Recorder
 from loopwm.data.store import StoreMeta, write_store
 from loopwm.envs.registry import World, find_world
 from loopwm.errors import LoopwmError, UserError
@@ -32,8 +33,13 @@ from loopwm.spaces import ActionSpec, ObservationSpec
 _EPISODES_PER_TASK = 16
 
 
-def collect(config: CollectConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> StoreMeta:
-    """Record episodes of uniformly random actions into a new store at `out`.
+def collect(
+    config: CollectConfig,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    world: World | None = None,
+) -> StoreMeta:
+    """Record episodes into a new store at `out`.
 
     Episode i is a function of (seed, i), so the store does not depend on the number of workers. With more than one
     worker, processes are spawned: a script that calls this needs the usual `if __name__ == "__main__":` guard.
@@ -43,20 +49,36 @@ def collect(config: CollectConfig, out: Path, progress: Callable[[int, int], Non
         out: the new store; appears when it is complete and not before.
         progress: called after each episode with (episodes done, episodes in total), or with transitions where
             `config.steps` counts them.
+        world: a world of one's own, from `own_world`; `config.world` is looked up when left out.
 
     Raises:
-        UserError: an unknown world, a world loopwm cannot store, or `out` exists.
+        UserError: an unknown world, a world loopwm cannot store, a policy that cannot be found, or `out` exists.
         LoopwmError: an episode failed, a worker died, or the disk refused.
     """
     out = Path(out)
     refuse_existing(out, "choose another --out or remove it")
-    world = find_world(config.world)
-    config = limited(config, world)
+    own = None if world is None else _packed(world, config.workers)
+    world = world or find_world(config.world)
+    config = limited(replace(config, world=world.name), world)
+    policy_for(config, world)
     meta = describe(world, config, out)
     # Closed here whatever happens: left to the garbage collector, it would stop its workers from any thread, any time.
-    with contextlib.closing(_record_all(config)) as episodes:
+    with contextlib.closing(_record_all(config, world, own)) as episodes:
         write_store(out, _counted(episodes, config, progress), meta)
     return meta
+
+
+def _packed(world: World, workers: int) -> bytes | None:
+    """A world of one's own as it travels to workers; None where there are none."""
+    if workers == 1:
+        return None
+    try:
+        return pickle.dumps(world)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{world.name} cannot be handed to recording processes ({error}): define what makes it at the top of a "
+            "module, or record with workers=1."
+        ) from error
 
 
 def limited(config: CollectConfig, world: World) -> CollectConfig:
@@ -96,67 +118,34 @@ def describe(world: World, config: CollectConfig, out: Path) -> StoreMeta:
         seed=config.seed,
         command=f"loopwm collect {config.world} --out {shlex.quote(out.name)} --episodes {config.episodes} "
         + (f"--steps {config.steps} " if config.steps else "")
-        + f"--max-steps {config.max_steps} --seed {config.seed}",
+        + f"--max-steps {config.max_steps} --seed {config.seed}"
+        + (f" --policy {shlex.quote(config.policy)}" if config.policy != "random" else "")
+        + (f" --hold {config.hold}" if config.hold > 1 else ""),
         versions={"python": platform.python_version()} | {name: _version(name) for name in packages},
     )
 
 
-def record_episode(env: gymnasium.Env, world: World, seed: int, max_steps: int) -> Episode:
-    """One episode of `env`, reset with `seed`, under uniformly random actions."""
-    env.action_space.seed(seed)
-    observation, _ = env.reset(seed=seed)
-    observations, actions, rewards, labels = [observation], [], [], []
-    terminated = truncated = False
-    while not (terminated or truncated) and len(actions) < max_steps:
-        action = env.action_space.sample()
-        observation, reward, terminated, truncated, info = env.step(action)
-        observations.append(observation)
-        actions.append(np.atleast_1d(action))
-        rewards.append(reward)
-        labels.append([info[name] for name in world.labels])
-    columns = np.array(labels, dtype=np.float32).reshape(len(actions), len(world.labels))
-    return Episode(
-        observations=np.array(observations, dtype=np.float32),
-        actions=np.array(actions, dtype=np.float32),
-        rewards=np.array(rewards, dtype=np.float32),
-        terminated=bool(terminated),
-        labels={name: columns[:, i] for i, name in enumerate(world.labels)},
-        seed=seed,
-    )
+@lru_cache(maxsize=1)
+def _recorder(config: CollectConfig, world: bytes | None) -> Recorder:
+    """Kept from task to task: in a worker, making the world again would take longer than its episodes."""
+    return Recorder(config, find_world(config.world) if world is None else pickle.loads(world))
 
 
-def episode_seed(seed: int, index: int) -> int:
-    """The seed of episode `index`: a 63-bit integer that no other (seed, index) is likely to share."""
-    state = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)
-    return int(state[0] >> 1)
-
-
-def _record_range(config: CollectConfig, first: int, last: int) -> list[Episode]:
+def _record_range(config: CollectConfig, world: bytes | None, first: int, last: int) -> list[Episode]:
     """Episodes [first, last); runs in a worker."""
-    world = find_world(config.world)
-    env = world.make(config.max_steps)
-    episodes = []
-    for index in range(first, last):
-        seed = episode_seed(config.seed, index)
-        try:
-            episodes.append(record_episode(env, world, seed, config.max_steps))
-        except Exception as error:
-            # An engine's exceptions may not survive the trip between processes; the seed is what reproduces them.
-            reason = str(error) if isinstance(error, LoopwmError) else f"{type(error).__name__}: {error}"
-            kind = UserError if isinstance(error, UserError) else LoopwmError
-            raise kind(f"Recording episode {index} of {config.world} (seed {seed}) failed: {reason}") from None
-    env.close()
-    return episodes
+    recorder = _recorder(config, world)
+    return [recorder.record(index) for index in range(first, last)]
 
 
-def _record_all(config: CollectConfig) -> Generator[Episode, None, None]:
+def _record_all(config: CollectConfig, world: World, own: bytes | None) -> Generator[Episode, None, None]:
     """Every episode in order, whichever worker made it."""
     edges = [*range(0, config.episodes, _EPISODES_PER_TASK), config.episodes]
     tasks = list(itertools.pairwise(edges))
     workers = min(config.workers or os.cpu_count() or 1, len(tasks))
     if workers == 1:
-        for first, last in tasks:
-            yield from _record_range(config, first, last)
+        recorder = Recorder(config, world)
+        with contextlib.closing(recorder.env):
+            yield from map(recorder.record, range(config.episodes))
         return
     # Spawned, not forked: a forked copy of a process that runs torch threads may deadlock.
     context = multiprocessing.get_context("spawn")
@@ -164,13 +153,14 @@ def _record_all(config: CollectConfig) -> Generator[Episode, None, None]:
     try:
         waiting: deque[Future[list[Episode]]] = deque()
         remaining = iter(tasks)
-        # A few tasks ahead of the writer: enough to keep workers busy, little to hold in memory.
-        for task in itertools.islice(remaining, 4 * workers):
-            waiting.append(pool.submit(_record_range, config, *task))
+        # A few tasks ahead of the writer: enough to keep workers busy, little to hold in memory. Workers start here.
+        with _one_thread_each():
+            for task in itertools.islice(remaining, 4 * workers):
+                waiting.append(pool.submit(_record_range, config, own, *task))
         while waiting:
             yield from waiting.popleft().result()
             for task in itertools.islice(remaining, 1):
-                waiting.append(pool.submit(_record_range, config, *task))
+                waiting.append(pool.submit(_record_range, config, own, *task))
     except BrokenProcessPool as error:
         raise LoopwmError(
             f"A worker recording {config.world} died without a word (killed, or out of memory); nothing was written, "
@@ -178,6 +168,20 @@ def _record_all(config: CollectConfig) -> Generator[Episode, None, None]:
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let workers that start meanwhile compute with a thread each that sleeps while it waits: they share the cores."""
+    # Libraries look at these when they are loaded, so they have to be there before a worker starts.
+    wanted = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    added = wanted.keys() - os.environ.keys()
+    os.environ.update({name: wanted[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _start_worker() -> None:

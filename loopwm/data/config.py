@@ -17,7 +17,10 @@ class CollectConfig:
         steps: stop after the episode in which so many transitions are reached; 0 records all `episodes`.
         max_steps: transitions after which an episode is cut short; 0 takes the world's own limit.
         workers: recording processes; 0 takes one per core. The recording does not depend on it.
-        seed: the recording is a function of the seed, the world and max_steps.
+        seed: the recording is a function of the seed, the world, max_steps, and who acts.
+        policy: who acts: `random`, `scripted` (the world's own, where it has one), or `module:function`, a function
+            (observation, numpy generator) -> action.
+        hold: steps that each action is kept for.
     """
 
     world: str = "billiards"
@@ -26,6 +29,8 @@ class CollectConfig:
     max_steps: int = 0
     workers: int = 0
     seed: int = 0
+    policy: str = "random"
+    hold: int = 1
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -33,3 +38,5 @@ class CollectConfig:
         for name in ("steps", "max_steps", "workers", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.hold < 1:
+            raise UserError(f"hold must be at least 1, got {self.hold}: every action acts for a step.")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -42,6 +44,44 @@ def gymnasium_world(name: str) -> World:
     )
 
 
+def own_world(
+    make: Callable[[], gymnasium.Env],
+    labels: tuple[str, ...] = (),
+    max_steps: int = 0,
+    rates: tuple[tuple[str, str], ...] = (),
+    dt: float = 0.0,
+) -> World:
+    """An environment of one's own as a world; it need not be registered.
+
+    Args:
+        make: a new environment: its class will do. Recording with several processes needs it at the top of a module.
+        labels: keys of `info` that say how hard a transition was.
+        max_steps: transitions after which its episodes are cut short, if it does not do so itself.
+        rates, dt: as of `World`.
+
+    Raises:
+        UserError: spaces that cannot be recorded.
+    """
+    env = make()
+    adapted(env).close()
+    limit = env.spec.max_episode_steps if env.spec is not None else None
+    return World(
+        name=f"own:{type(env.unwrapped).__name__}",
+        summary=(type(env.unwrapped).__doc__ or "").strip().split("\n")[0],
+        make=partial(_own, make),
+        features=feature_names(env.observation_space),
+        rates=rates,
+        dt=dt,
+        labels=labels,
+        max_steps=max_steps or limit or 0,
+    )
+
+
+def _own(make: Callable[[], gymnasium.Env], max_steps: int) -> gymnasium.Env:
+    env = adapted(make())
+    return gymnasium.wrappers.TimeLimit(env, max_steps) if max_steps else env
+
+
 def made(env_id: str, max_steps: int) -> gymnasium.Env:
     """A new environment that observes a vector.
 
@@ -49,7 +89,8 @@ def made(env_id: str, max_steps: int) -> gymnasium.Env:
         max_steps: it truncates its episodes there; 0 leaves the limit it was registered with.
     """
     try:
-        env = gymnasium.make(env_id, max_episode_steps=max_steps or None)
+        # What is recorded is checked when it is stored; Gymnasium's checker would look at every step again.
+        env = gymnasium.make(env_id, max_episode_steps=max_steps or None, disable_env_checker=True)
     except DependencyNotInstalled as error:
         raise UserError(f"{env_id} needs a package that is not installed: {error}") from error
     except GymnasiumError as error:
@@ -87,6 +128,8 @@ def adapted(env: gymnasium.Env) -> gymnasium.Env:
     # A vector already is left alone, so that what is stored is what the environment said.
     if not (isinstance(seen, spaces.Box) and len(seen.shape) == 1):
         env = AsVector(env)
+    if isinstance(act, spaces.Discrete) and act.start == 0:
+        return env
     if isinstance(act, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         return Indexed(env)
     if isinstance(act, spaces.Box) and np.issubdtype(act.dtype, np.floating):

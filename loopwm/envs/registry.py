@@ -8,10 +8,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
+import numpy as np
 
 from loopwm.errors import UserError
+
+Policy = Callable[[Any, np.random.Generator], Any]
+"""(o_k as the environment gives it, a generator that is seeded per episode) -> a_k."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class World:
         labels: keys of `info` recorded as per-transition difficulty labels.
         max_steps: transitions after which an episode is truncated unless something else is asked for; 0 for never.
         packages: distributions whose versions belong into a recording's metadata.
+        scripted: somebody who acts with intent, for recordings that random actions would leave empty.
     """
 
     name: str
@@ -39,6 +45,7 @@ class World:
     labels: tuple[str, ...] = ()
     max_steps: int = 0
     packages: tuple[str, ...] = ()
+    scripted: Policy | None = None
 
 
 def _billiards() -> World:
@@ -54,6 +61,7 @@ def _billiards() -> World:
         labels=billiards.LABELS,
         max_steps=billiards.BilliardsConfig.max_steps,
         packages=("pymunk",),
+        scripted=billiards.aim,
     )
 
 

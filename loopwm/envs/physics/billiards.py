@@ -221,6 +221,16 @@ class Billiards(gymnasium.Env[np.ndarray, np.ndarray]):
         return touching
 
 
+def aim(observation: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """An action (2,) that pushes the cue of `observation` (M, 5) towards the corner it will be nearest to, roughly."""
+    config = BilliardsConfig()
+    x, y, vx, vy, _ = observation[observation[:, 4].argmax()]
+    later = np.array([x, y]) + config.dt * np.array([vx, vy])
+    way = np.copysign(config.half_width, later) - later
+    push = way / np.linalg.norm(way) + generator.normal(0.0, 0.3, 2)
+    return push.clip(-1.0, 1.0).astype(np.float32)
+
+
 def draw(observation: np.ndarray, config: BilliardsConfig) -> np.ndarray:
     """Rasterise discs (M, 5) to (pixels, pixels, 3) uint8: white cue, coloured discs, y upwards.
 

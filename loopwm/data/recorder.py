@@ -1,0 +1,79 @@
+"""One episode after the other of one world, in one process."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+
+from loopwm.data.config import CollectConfig
+from loopwm.data.episode import Episode
+from loopwm.data.policies import Actor, policy_for
+from loopwm.envs.registry import Policy, World
+from loopwm.errors import LoopwmError, UserError
+
+
+class Recorder:
+    """A world that is ready to be recorded. Making one may take long, an episode should not.
+
+    Raises:
+        UserError: the world cannot be made, or the policy not be found.
+    """
+
+    def __init__(self, config: CollectConfig, world: World) -> None:
+        self.config, self.world = config, world
+        self.policy = policy_for(config, world)
+        self.env = world.make(config.max_steps)
+
+    def record(self, index: int) -> Episode:
+        """Episode number `index` of the recording: a function of it and of the configuration alone.
+
+        Raises:
+            LoopwmError: it failed; with the seed that reproduces it.
+        """
+        seed = episode_seed(self.config.seed, index)
+        try:
+            return record_episode(self.env, self.world, seed, self.config.max_steps, self.policy, self.config.hold)
+        except Exception as error:
+            # An engine's exceptions may not survive the trip between processes; the seed is what reproduces them.
+            reason = str(error) if isinstance(error, LoopwmError) else f"{type(error).__name__}: {error}"
+            kind = UserError if isinstance(error, UserError) else LoopwmError
+            raise kind(f"Recording episode {index} of {self.world.name} (seed {seed}) failed: {reason}") from None
+
+
+def record_episode(
+    env: gymnasium.Env, world: World, seed: int, max_steps: int, policy: Policy | None = None, hold: int = 1
+) -> Episode:
+    """One episode of `env`, reset with `seed`, of at most `max_steps` transitions.
+
+    Args:
+        policy: who acts; uniformly random when left out.
+        hold: steps that each action is kept for.
+    """
+    actor = Actor(env, policy, hold, seed)
+    observation, _ = env.reset(seed=seed)
+    actions = np.empty((max_steps, int(np.prod(env.action_space.shape or (1,)))), np.float32)
+    rewards = np.empty(max_steps, np.float32)
+    columns = np.empty((max_steps, len(world.labels)), np.float32)
+    observations, taken = [observation], 0
+    terminated = truncated = False
+    while not (terminated or truncated) and taken < max_steps:
+        actions[taken] = action = actor.act(observation)
+        observation, rewards[taken], terminated, truncated, info = env.step(action)
+        observations.append(observation)
+        for i, name in enumerate(world.labels):
+            columns[taken, i] = info[name]
+        taken += 1
+    return Episode(
+        observations=np.array(observations, dtype=np.float32),
+        actions=actions[:taken],
+        rewards=rewards[:taken],
+        terminated=bool(terminated),
+        labels={name: columns[:taken, i] for i, name in enumerate(world.labels)},
+        seed=seed,
+    )
+
+
+def episode_seed(seed: int, index: int) -> int:
+    """The seed of episode `index`: a 63-bit integer that no other (seed, index) is likely to share."""
+    state = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)
+    return int(state[0] >> 1)
