@@ -125,6 +125,14 @@ PRESETS: dict[str, Preset] = {
         rate_updates=1500,
         evaluation=EvaluateConfig(transitions=20_000),
     ),
+    "worlds": Preset(
+        "the billiards model for any world: what `loopwm study world` starts from",
+        _BILLIARDS,
+        episodes=4000,
+        rates=(4e-3, 8e-3, 1.6e-2),
+        rate_updates=300,
+        evaluation=EvaluateConfig(transitions=5000, horizon=20, rollouts=500, stability_steps=1000),
+    ),
     "demo": Preset(
         "the same model, fewer updates, so that three systems and their report take less than ten minutes",
         replace(

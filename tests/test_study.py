@@ -18,9 +18,10 @@ from loopwm.data.store import Store
 from loopwm.errors import UserError
 from loopwm.evaluate.evaluation import Evaluation, read_evaluation
 from loopwm.model.config import SYSTEMS
-from loopwm.studies.billiards import Runs, run_study, worst_against_controls
+from loopwm.studies.billiards import run_study
 from loopwm.studies.config import StudyConfig
 from loopwm.studies.markdown import BEGIN, END, adaptive_tables, results_table, with_table
+from loopwm.studies.runs import Runs, worst_against_controls
 
 ROOT = Path(__file__).parents[1]
 

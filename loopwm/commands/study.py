@@ -14,11 +14,12 @@ from loopwm.studies.config import (
     GatherConfig,
     StabilityStudyConfig,
     StudyConfig,
+    WorldStudyConfig,
 )
 
 NAME = arg(
     metavar="[NAME]",
-    help="Which: billiards (the default), adaptive, stability, deferred, or gather. Each has options of its own.",
+    help="Which: billiards (the default), adaptive, stability, deferred, world, or gather. Options differ.",
 )
 
 
@@ -64,6 +65,16 @@ class StabilityStudy:
 
 
 @dataclass(frozen=True)
+class WorldStudy:
+    """The looped model and both stacks on any world that `loopwm collect` knows, by the same yardsticks.
+
+    Takes from a quarter of an hour to hours, depending on the world. Goes on where it was interrupted."""
+
+    name: Annotated[Positional[Literal["world"]], NAME]
+    settings: Annotated[WorldStudyConfig, arg(name="")] = field(default_factory=WorldStudyConfig)
+
+
+@dataclass(frozen=True)
 class Gather:
     """Put the results of several studies into one file."""
 
@@ -91,6 +102,11 @@ def main(words: list[str]) -> None:
         from loopwm.studies.deferred import run_deferred_study
 
         written = run_deferred_study(deferred)
+    elif name == "world":
+        world = parse(WorldStudy, words, "study").settings
+        from loopwm.studies.world import run_world_study
+
+        written = run_world_study(world)
     elif name == "gather":
         from loopwm.studies.gather import gather
 

@@ -215,6 +215,68 @@ class StabilityStudyConfig:
 
 
 @dataclass(frozen=True)
+class WorldStudyConfig:
+    """One world, recorded, learned by three systems, and measured by the same yardsticks as every other."""
+
+    world: Positional[str] = "gym:Acrobot-v1"
+    """As of `loopwm collect`."""
+    preset: str = "worlds"
+    """Starting point of every run."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights, windows and depths; the recording is the same."""
+    steps: int = 60_000
+    """Transitions to record, at least."""
+    max_steps: int = 0
+    """Transitions after which an episode is cut short; 0 takes the world's own limit."""
+    hold: int = 1
+    """Steps that each random action is kept for."""
+    updates: int = 1000
+    """Of every run."""
+    rate_updates: int = 300
+    """Of the short runs that the learning rates are picked by."""
+    batch: int = 128
+    """Windows per update; fewer where an observation has many tokens."""
+    rounds: int = 10
+    """Turns of each system when training speed is measured."""
+    recording_seed: int = 1
+    """Of the recording."""
+    folder: Path = Path("runs/study-worlds")
+    """Where recordings and runs go, a folder for each world."""
+    out: Path | None = None
+    """The result; WORLD.json in `folder` when left out."""
+
+    @property
+    def name(self) -> str:
+        """The world's name without what a file name may not hold."""
+        return self.world.replace(":", "-").replace("/", "-")
+
+    @property
+    def home(self) -> Path:
+        """Folder of this world's recording and runs."""
+        return self.folder / self.name
+
+    @property
+    def result(self) -> Path:
+        """The file to write."""
+        return self.out or self.folder / f"{self.name}.json"
+
+    @property
+    def command(self) -> str:
+        """What to type to get this result."""
+        words = ["loopwm", "study", "world", self.world, "--preset", self.preset, "--seeds", *map(str, self.seeds)]
+        for option in ("steps", "max_steps", "hold", "updates", "rate_updates", "batch", "rounds", "recording_seed"):
+            words += [f"--{option.replace('_', '-')}", str(getattr(self, option))]
+        return shlex.join([*words, "--folder", str(self.folder), "--out", str(self.result)])
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise UserError("A study needs at least one seed; give --seeds.")
+        for option in ("steps", "hold", "updates", "rate_updates", "batch", "rounds"):
+            if getattr(self, option) < 1:
+                raise UserError(f"{option} must be at least 1, got {getattr(self, option)}.")
+
+
+@dataclass(frozen=True)
 class GatherConfig:
     """Results of several studies in one file."""
 

@@ -33,12 +33,12 @@ def results_table(result: dict[str, Any]) -> str:
     ]
     for name, key, error in rows:
         flops = figures[f"flops_step_{key}"] / 1e6
-        lines.append(f"| {name} | {figures[f'params_{key}']:,} | {flops:.2f} | {_interval(intervals[error])} |")
+        lines.append(f"| {name} | {figures[f'params_{key}']:,} | {flops:.2f} | {interval_text(intervals[error])} |")
     paired = [
         ("the equal-FLOP stack", "mse_looped_over_equal_flops"),
         ("the equal-parameter stack", "mse_looped_over_equal_params"),
     ]
-    ratios = "; ".join(f"{_interval(intervals[key])} of {name}'s" for name, key in paired)
+    ratios = "; ".join(f"{interval_text(intervals[key])} of {name}'s" for name, key in paired)
     episodes, n = intervals["mse_looped"]["episodes"], intervals["mse_looped"]["n"]
     lines += [
         "",
@@ -50,12 +50,12 @@ def results_table(result: dict[str, Any]) -> str:
         f"{result['stability_steps']:,} imagined steps {figures['nonfinite_10k']} numbers were not finite.",
     ]
     if "mse_looped_long" in figures:
-        ratio = _interval(intervals["mse_looped_long_over_equal_flops_long"])
+        ratio = interval_text(intervals["mse_looped_long_over_equal_flops_long"])
         long_seeds = len(result["long_seeds"])
         lines.append(
             f"After {updates['long']} updates ({long_seeds} seed{'s'[: long_seeds != 1]}) the looped error is "
-            f"{_interval(intervals['mse_looped_long'])} against {_interval(intervals['mse_equal_flops_long'])} of the "
-            f"equal-FLOP stack, ratio {ratio}."
+            f"{interval_text(intervals['mse_looped_long'])} against "
+            f"{interval_text(intervals['mse_equal_flops_long'])} of the equal-FLOP stack, ratio {ratio}."
         )
     per_seed = [run for run in result["runs"] if run["updates"] == updates["short"]]
     spread = "; ".join(
@@ -78,7 +78,7 @@ def deferred_table(result: dict[str, Any]) -> str:
     rows += [(f"ratio, {name}", [f"dd_{key}_error_ratio_k{k}" for k in horizons]) for name, key in ablations]
     lines = ["| error at step K | " + " | ".join(f"K = {k}" for k in horizons) + " |"]
     lines += ["|---|" + "---|" * len(horizons)]
-    lines += [f"| {name} | " + " | ".join(_interval(intervals[key]) for key in keys) + " |" for name, keys in rows]
+    lines += [f"| {name} | " + " | ".join(interval_text(intervals[key]) for key in keys) + " |" for name, keys in rows]
     seeds, sample = len(result["seeds"]), intervals[f"mse_each_k{horizons[0]}"]
     decoded, update, imagination, memory = (costs[name] for name in ("decoded", "update", "imagination", "memory"))
     lines += [
@@ -138,15 +138,15 @@ def exit_table(rule: str, runs: list[dict[str, Any]]) -> str:
     """One rule, calibrated for every seed."""
     rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("threshold of the exit", lambda one: f"{one['calibration']['exit']['threshold']:.3g}"),
-        ("loops over mu, one step ahead", lambda one: _interval(one["share"])),
-        ("loops over mu, own rollouts", lambda one: _interval(one["rollout_share"])),
+        ("loops over mu, one step ahead", lambda one: interval_text(one["share"])),
+        ("loops over mu, own rollouts", lambda one: interval_text(one["rollout_share"])),
         ("excess error, one step ahead", lambda one: _percent(one["excess"])),
         ("excess error, own rollouts", lambda one: _percent(one["rollout_excess"])),
         ("time over that at T = mu, batch 512", lambda one: _spread(one["time"])),
-        ("rank correlation of loops and impulse", lambda one: _interval(one["rank"])),
-        ("the same at matched target norm", lambda one: _interval(one["matched_rank"])),
-        ("mean loops, nothing touches", lambda one: _interval(one["free"])),
-        ("mean loops, hardest tenth by impulse", lambda one: _interval(one["hardest"])),
+        ("rank correlation of loops and impulse", lambda one: interval_text(one["rank"])),
+        ("the same at matched target norm", lambda one: interval_text(one["matched_rank"])),
+        ("mean loops, nothing touches", lambda one: interval_text(one["free"])),
+        ("mean loops, hardest tenth by impulse", lambda one: interval_text(one["hardest"])),
         ("repeated calibrations: claim held, claim made", lambda one: "{:.1%}, {:.1%}".format(*one["coverage"])),
     ]
     lines = [
@@ -162,8 +162,8 @@ def exit_table(rule: str, runs: list[dict[str, Any]]) -> str:
 def stability_table(result: dict[str, Any]) -> str:
     """Certified loops, long imagination and chaos, per seed, from a `loopwm study stability`."""
     rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("one-step error, certified", lambda one: _interval(one["certified"])),
-        ("over the ordinary loop's", lambda one: _interval(one["ratio"])),
+        ("one-step error, certified", lambda one: interval_text(one["certified"])),
+        ("over the ordinary loop's", lambda one: interval_text(one["ratio"])),
         ("certified rate per loop", lambda one: f"{one['stretch']['certified']:.5f}"),
         ("largest found, pairs drawn", lambda one: f"{one['stretch']['drawn']:.5f}"),
         ("largest found, pairs sought by ascent", lambda one: f"{one['stretch']['sought']:.5f}"),
@@ -172,8 +172,8 @@ def stability_table(result: dict[str, Any]) -> str:
         ("largest token norm, ordinary; its bound", lambda one: _norms(one["imagined"])),
         ("largest token norm, certified; its bound", lambda one: _norms(one["certified_imagined"])),
         ("numbers not finite", lambda one: f"{one['imagined']['nonfinite'] + one['certified_imagined']['nonfinite']}"),
-        ("Lyapunov exponent, imagination", lambda one: _interval(one["exponents"]["model"]["value"])),
-        ("the same, certified", lambda one: _interval(one["certified_exponents"]["model"]["value"])),
+        ("Lyapunov exponent, imagination", lambda one: interval_text(one["exponents"]["model"]["value"])),
+        ("the same, certified", lambda one: interval_text(one["certified_exponents"]["model"]["value"])),
         ("blind steps at observed states", lambda one: _exponent(one["exponents"]["guided"])),
         ("engine", lambda one: _exponent(one["exponents"]["engine"])),
     ]
@@ -217,10 +217,11 @@ def _norms(imagined: dict[str, Any]) -> str:
 
 
 def _exponent(value: dict[str, Any] | None) -> str:
-    return "-" if value is None else _interval(value["value"])
+    return "-" if value is None else interval_text(value["value"])
 
 
-def _interval(value: dict[str, Any]) -> str:
+def interval_text(value: dict[str, Any]) -> str:
+    """Mean and interval."""
     return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
@@ -240,6 +241,15 @@ def main(result: Path, document: Path) -> None:
     """Rewrite the table in `document` from the file `result`."""
     content = json.loads(result.read_text())
     table = adaptive_tables(content) if "parts" in content else results_table(content)
+    rewrite(document, table)
+
+
+def rewrite(document: Path, table: str) -> None:
+    """Replace what stands between the markers of a file.
+
+    Raises:
+        UserError: a marker is missing.
+    """
     text = with_table(document.read_text(), table)
     with atomic_write(document) as aside:
         aside.write_text(text)

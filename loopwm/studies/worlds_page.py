@@ -1,0 +1,168 @@
+"""docs/worlds.md from the results of `loopwm study world`, one JSON each, so that no number there is typed by hand.
+
+python -m loopwm.studies.worlds_page results/worlds docs/worlds.md
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from loopwm.errors import UserError
+from loopwm.studies.markdown import interval_text, rewrite
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> content of every result in `folder`, by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    if not found:
+        raise UserError(
+            f"There are no results in {folder}; make one with: loopwm study world NAME --out {folder}/NAME.json"
+        )
+    return found
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
+    """All tables."""
+    return "\n\n".join(
+        [errors(results), controls(results), depths(results), loops(results), sizes(results), made_by(results)]
+    )
+
+
+def errors(results: dict[str, dict[str, Any]]) -> str:
+    """One step ahead: three systems."""
+    lines = [
+        "### One step ahead",
+        "",
+        "| world | looped | looped / equal FLOPs | looped / equal parameters | n, episodes |",
+        "|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        found = result["intervals"]
+        keys = ("mse_looped", "mse_looped_over_equal_flops", "mse_looped_over_equal_params")
+        sample = f"{found['mse_looped']['n']:,}, {found['mse_looped']['episodes']}"
+        lines.append(f"| {name} | " + " | ".join(interval_text(found[key]) for key in keys) + f" | {sample} |")
+    return "\n".join(lines)
+
+
+def controls(results: dict[str, dict[str, Any]]) -> str:
+    """Open loop: the looped model over the best control, step by step."""
+    horizons = (1, 2, 5, 10)
+    lines = [
+        "### Against controls",
+        "",
+        "Open-loop error of the looped model over that of the best control (copy-last, constant velocity, linear), "
+        "mean over seeds; below 1 the model is better. The last column is the worst seed at the worst of 1 to 10 steps.",
+        "",
+        "| world | " + " | ".join(f"{k} steps" for k in horizons) + " | worst |",
+        "|---|" + "---|" * (len(horizons) + 1),
+    ]
+    for name, result in results.items():
+        cells = [control_ratio(result, k) for k in horizons] + [result["figures"]["control_ratio_10"]]
+        lines.append(f"| {name} | " + " | ".join("-" if math.isnan(cell) else f"{cell:.3f}" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def control_ratio(result: dict[str, Any], horizon: int) -> float:
+    """Mean over the looped runs; NaN beyond the longest episode."""
+    ratios = []
+    for run in result["runs"]:
+        if run["system"] != "looped":
+            continue
+        curves = dict(run["open_loop"])
+        if horizon > len(curves["imagined"]):
+            return math.nan
+        best = min(steps[horizon - 1] for name, steps in curves.items() if name not in ("imagined", FLOOR))
+        ratios.append(curves["imagined"][horizon - 1] / best)
+    return sum(ratios) / len(ratios)
+
+
+FLOOR = "floor, every observation in view"
+
+
+def depths(results: dict[str, dict[str, Any]]) -> str:
+    """Error at other numbers of loops."""
+    lines = [
+        "### Error at T loops, over that at mu",
+        "",
+        "| world | 1 | 2 | 4 | mu | 8 mu |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        runs = [run["depth"] for run in result["runs"] if run["system"] == "looped"]
+        mu = result["config"]["model"]["loop"]["mu"]
+        means = [sum(run[str(t)]["mean"] for run in runs) / len(runs) for t in (1, 2, 4, mu, 8 * mu)]
+        lines.append(f"| {name} | " + " | ".join(f"{mean / means[3]:.3f}" for mean in means) + " |")
+    return "\n".join(lines)
+
+
+def loops(results: dict[str, dict[str, Any]]) -> str:
+    """Who gets the loops, by the labels of the engine."""
+    lines = [
+        "### Loops against difficulty",
+        "",
+        "The exit that needs fewest loops for at most 1% more error, thresholds picked on the episodes they are "
+        "measured on; rank correlation of its loops and the engine's label, first seed.",
+        "",
+        "| world | exit | loops over mu, by seed | label | rank correlation | at matched target norm |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        found = result["allocation"]
+        shares = ", ".join(f"{one['share']:.2f}" for one in found)
+        labels = found[0]["labels"] or {"none": None}
+        for label, part in labels.items():
+            ranks = [interval_text(part[key]) for key in ("rank", "matched_rank")] if part else ["-", "-"]
+            lines.append(f"| {name} | `{found[0]['rule']}` | {shares} | {label} | {ranks[0]} | {ranks[1]} |")
+    return "\n".join(lines)
+
+
+def sizes(results: dict[str, dict[str, Any]]) -> str:
+    """Parameters, compute, time."""
+    lines = [
+        "### Size and speed",
+        "",
+        "| world | observation | transitions | parameters: looped, equal FLOPs | MFLOPs per step | updates/s over the "
+        "equal-FLOP stack's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        f, seen = result["figures"], result["data"]["observation"]
+        shape = " x ".join(map(str, seen["shape"]))
+        lines.append(
+            f"| {name} | {seen['kind']} {shape} | {result['data']['transitions']:,} | {f['params_looped']:,}, "
+            f"{f['params_equal_flops']:,} | {f['flops_step_looped'] / 1e6:.2f} | {f['updates_per_s_ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def made_by(results: dict[str, dict[str, Any]]) -> str:
+    """The commands."""
+    one = next(iter(results.values()))
+    lines = [
+        f"Normalised squared errors on test episodes, {len(one['seeds'])} seeds, 95% intervals over episodes, ratios "
+        "paired by episode. Made by:",
+        "",
+        "```bash no-run",
+        *(result["command"] for result in results.values()),
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    """FOLDER FILE"""
+    folder, document = map(Path, arguments)
+    rewrite(document, page(read_results(folder)))
+    print(f"Written: {document}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
