@@ -59,7 +59,7 @@ def controls(results: dict[str, dict[str, Any]]) -> str:
         "### Against controls",
         "",
         "Open-loop error of the looped model over that of the best control (copy-last, constant velocity, linear), "
-        "mean over seeds; below 1 the model is better. The last column is the worst seed at the worst of 1 to 10 steps.",
+        "mean over seeds; below 1 the model is better. Last, the worst seed at the worst of 1 to 10 steps.",
         "",
         "| world | " + " | ".join(f"{k} steps" for k in horizons) + " | worst |",
         "|---|" + "---|" * (len(horizons) + 1),
