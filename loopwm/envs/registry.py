@@ -75,6 +75,22 @@ def _three_bodies() -> World:
     )
 
 
+def _fluid() -> World:
+    with installed("fluid", "physics"):
+        from loopwm.envs.physics import fluid
+
+    return World(
+        name="fluid",
+        summary="a stirred plane fluid (torch-cfd), seen as 64 patches of vorticity; the action pushes with a paddle",
+        make=lambda max_steps: fluid.Fluid(fluid.FluidConfig(max_steps=max_steps)),
+        features=fluid.FEATURES,
+        dt=fluid.FluidConfig.dt,
+        labels=fluid.LABELS,
+        max_steps=fluid.FluidConfig.max_steps,
+        packages=("torch", "torch-cfd"),
+    )
+
+
 @contextmanager
 def installed(world: str, extra: str) -> Iterator[None]:
     """Around the import of an engine: says which extra brings what is missing.
@@ -94,6 +110,7 @@ def installed(world: str, extra: str) -> Iterator[None]:
 _WORLDS: dict[str, Callable[[], World]] = {
     "billiards": _billiards,
     "three-bodies": _three_bodies,
+    "fluid": _fluid,
 }
 
 
