@@ -14,7 +14,11 @@ from loopwm.errors import LoopwmError, UserError
 
 pytest.importorskip("torch_cfd", reason='needs pip install "loopwm[physics]"')
 
-from loopwm.envs.physics.fluid import Fluid, FluidConfig, assembled, draw, paddle_curl, patches, relative_error
+import torch
+from torch_cfd.spectral import NavierStokes2DSpectral
+
+from loopwm.envs.physics.flow import Stirred, relative_error
+from loopwm.envs.physics.fluid import Fluid, FluidConfig, assembled, draw, paddle_curl, patches
 
 STILL = np.zeros(4, dtype=np.float32)
 CELLS = np.arange(32) * 2 * np.pi / 32
@@ -69,7 +73,7 @@ def test_stirring_and_flowing_leave_the_mean_vorticity_and_make_no_divergence(se
         env.step(env.action_space.sample())
         assert env.vorticity().mean() == pytest.approx(mean, abs=1e-12)
     u, v = env.velocity()
-    # The engine keeps its wave numbers in single precision.
+    # A start in single precision leaves rounding in the shortest waves, whose slope a grid cannot show.
     assert np.abs(derivatives(u)[0] + derivatives(v)[1]).max() < 1e-6
     np.testing.assert_allclose(derivatives(v)[0] - derivatives(u)[1], env.vorticity() - mean, atol=1e-5)
 
@@ -81,6 +85,17 @@ def test_energy_and_enstrophy_decrease_without_stirring(seed: int):
     infos = [env.step(STILL)[4] for _ in range(6)]
     for name in ("energy", "enstrophy"):
         assert all(later[name] < earlier[name] for earlier, later in pairwise(infos))
+
+
+def test_its_terms_are_those_of_torch_cfd():
+    equation = Stirred(0.01, 0.1)
+    fields = torch.from_numpy(np.stack([started(seed).vorticity() for seed in range(2)]))
+    spectrum = torch.fft.rfft2(fields)
+    reference = NavierStokes2DSpectral(0.01, equation.grid, drag=0.1).double()
+    for name in ("explicit_terms", "implicit_terms"):
+        ours, theirs = (torch.fft.irfft2(getattr(one, name)(spectrum)) for one in (equation, reference))
+        # torch-cfd keeps its wave numbers in single precision.
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_without_friction_or_viscosity_energy_and_enstrophy_are_conserved():
@@ -251,8 +266,8 @@ def test_random_play_offers_easy_and_hard_transitions_and_keeps_the_fluid_moving
     easy, hard = np.quantile(error, (0.1, 0.9))
     assert hard > 5 * easy > 0
     assert error.max() < 0.1
-    assert 0.05 < energy[:, -10:].mean() < 1.0
-    assert 0.3 < enstrophy[:, -10:].mean() < 2.0
+    assert 0.1 < energy[:, -10:].mean() < 1.0
+    assert 0.5 < enstrophy[:, -10:].mean() < 2.0
 
 
 @pytest.mark.filterwarnings("ignore:.*env_checker|.*spec|.*Box|.*infinity:UserWarning")

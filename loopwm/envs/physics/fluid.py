@@ -13,23 +13,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch_cfd.grids import Grid
-from torch_cfd.spectral import NavierStokes2DSpectral, RK4CrankNicolsonStepper, vorticity_to_velocity
 
-from loopwm.errors import LoopwmError, UserError
+from loopwm.envs.physics.flow import GRID, SIDE, Flow, relative_error
+from loopwm.errors import UserError
 
-GRID, PATCH = 32, 4
-"""Cells along a side of the box, and of a patch."""
-SIDE = 2 * pi
-"""Of the box. Its smallest wave number is then 1."""
+PATCH = 4
+"""Cells along a side of a patch."""
 ROWS = GRID // PATCH
-_FINEST = GRID // 3
-"""Largest wave number that advection makes: the 2/3 rule."""
-_TURN = 2.0
-"""Radians that the finest wave may turn in an engine step. Runge-Kutta of fourth order is stable up to about 3."""
-_MOST_STEPS = 2000
 FEATURES = (
     *(f"w{row}{column}" for row in range(PATCH) for column in range(PATCH)),
     *("cos_x", "sin_x", "cos_y", "sin_y"),
@@ -58,14 +48,14 @@ class FluidConfig:
         pixels: side of the square image that `render` draws.
     """
 
-    viscosity: float = 0.01
-    drag: float = 0.05
+    viscosity: float = 0.004
+    drag: float = 0.02
     vorticity_low: float = 0.3
     vorticity_high: float = 4.0
     wave_low: float = 1.5
     wave_high: float = 5.0
     force: float = 6.0
-    paddle: float = 0.6
+    paddle: float = 0.4
     effort: float = 0.5
     max_steps: int = 60
     dt: float = 0.4
@@ -108,7 +98,7 @@ class Fluid(gymnasium.Env[np.ndarray, np.ndarray]):
         high[:, PATCH**2 :] = 1.0
         self.observation_space = gymnasium.spaces.Box(-high, high, dtype=np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
-        self._flow = Flow(self.config)
+        self._flow = Flow(self.config.viscosity, self.config.drag, self.config.dt, self.config.substeps)
         self._vorticity = np.empty((0, 0))
         self._steps = 0
 
@@ -197,82 +187,6 @@ class Fluid(gymnasium.Env[np.ndarray, np.ndarray]):
         return draw(self.observation(), self.config)
 
 
-class Flow:
-    """The engine: vorticity on the grid, advanced by torch-cfd's pseudo-spectral scheme in double precision.
-
-    Fourth-order low-storage Runge-Kutta for advection, Crank-Nicolson for viscosity and drag, products free of aliasing
-    by the 2/3 rule.
-    """
-
-    def __init__(self, config: FluidConfig) -> None:
-        self.config = config
-        self.grid = Grid((GRID, GRID), domain=((0.0, SIDE), (0.0, SIDE)))
-        self.waves = tuple(wave.double() for wave in self.grid.rfft_mesh())
-        self.equation = _Stirred(config.viscosity, self.grid, drag=config.drag).double()
-        self.stepper = RK4CrankNicolsonStepper()
-        # Plain numbers, because a tensor for every coefficient costs more than the arithmetic of so small a grid.
-        self.weights = {name: weights.tolist() for name, weights in self.stepper.params.items()}
-
-    @torch.inference_mode()
-    def advanced(self, vorticity: Array, stirring: Array) -> tuple[Array, Array]:
-        """The field (32, 32) after `dt`, and what `substeps` engine steps make of it, which may be nonsense.
-
-        Raises:
-            LoopwmError: the flow became too fast.
-        """
-        coarse_steps, dt = self.config.substeps, self.config.dt
-        self.equation.stirring = torch.fft.rfft2(torch.from_numpy(stirring))
-        start = torch.fft.rfft2(torch.from_numpy(vorticity))
-        lengths = torch.tensor((dt / 2, dt), dtype=torch.float64).view(2, 1, 1) / coarse_steps
-        # Side by side as long as both are under way: on so small a grid, two cost hardly more than one.
-        halfway, coarse = self._stepped(torch.stack([start, start]), lengths, coarse_steps)
-        fine = field(self._stepped(halfway, dt / 2 / coarse_steps, coarse_steps))
-        count = 2 * coarse_steps
-        # Written so that a field that has become infinite counts as too fast.
-        while not max(self._speed(vorticity), self._speed(fine)) * _FINEST * dt / count < _TURN:
-            count *= 2
-            if count > _MOST_STEPS:
-                raise LoopwmError(
-                    f"The flow became too fast to follow in {_MOST_STEPS} engine steps of its dt of {dt}."
-                )
-            fine = field(self._stepped(start, dt / count, count))
-        return fine, field(coarse)
-
-    def _stepped(self, spectrum: Tensor, length: float | Tensor, count: int) -> Tensor:
-        for _ in range(count):
-            spectrum = self.stepper(spectrum, length, self.equation, params=self.weights)
-        return spectrum
-
-    def _speed(self, vorticity: Array) -> float:
-        return float(np.abs(self.velocity(vorticity)).sum(axis=0).max())
-
-    @torch.inference_mode()
-    def velocity(self, vorticity: Array) -> Array:
-        """The flow (2, 32, 32) that has this vorticity, no divergence, and no mean."""
-        spectrum = torch.fft.rfft2(torch.from_numpy(vorticity))
-        velocity, _ = vorticity_to_velocity(self.grid, spectrum, self.waves)
-        return field(torch.stack(velocity))
-
-    def energy(self, vorticity: Array) -> float:
-        """Kinetic energy per area."""
-        return float((self.velocity(vorticity) ** 2).sum(axis=0).mean()) / 2
-
-
-def field(spectrum: Tensor) -> Array:
-    """Fourier coefficients (..., 32, 17) as values on the grid, (..., 32, 32)."""
-    return torch.fft.irfft2(spectrum, s=(GRID, GRID)).numpy()
-
-
-class _Stirred(NavierStokes2DSpectral):
-    """With the curl of a force that is constant over the step, (32, 17) in Fourier space."""
-
-    stirring: Tensor
-
-    def explicit_terms(self, vort_hat: Tensor, t: float | None = 0.0) -> Tensor:
-        """Advection and stirring."""
-        return super().explicit_terms(vort_hat, t) + self.stirring
-
-
 _CELLS = np.arange(GRID) * (SIDE / GRID)
 _MIDDLES = (np.arange(ROWS) + 0.5) * (SIDE / ROWS) - 0.5 * (SIDE / GRID)
 _X, _Y = (axis.ravel() for axis in np.meshgrid(_MIDDLES, _MIDDLES, indexing="ij"))
@@ -300,14 +214,6 @@ def paddle_curl(middle: Array, force: Array, radius: float) -> Array:
     x, y = _CELLS[:, None] - middle[0], _CELLS[None, :] - middle[1]
     bump = np.exp((np.cos(x) + np.cos(y) - 2) / radius**2)
     return (force[0] * np.sin(y) - force[1] * np.sin(x)) * bump / radius**2
-
-
-def relative_error(tried: Array, true: Array) -> float:
-    """Root mean square of the difference of two fields over that of the true one; 1 if it is more, or not a number."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        error = float(((tried - true) ** 2).mean())
-    size = float((true**2).mean())
-    return float(np.sqrt(error / size)) if error < size else float(error > 0 or not np.isfinite(error))
 
 
 def draw(observation: np.ndarray, config: FluidConfig) -> np.ndarray:
