@@ -34,8 +34,8 @@ Array = npt.NDArray[np.float64]
 class Flow:
     """Plane incompressible flow under a steady force: the Navier-Stokes equations in terms of the vorticity.
 
-    In double precision. Fourth-order low-storage Runge-Kutta for advection, Crank-Nicolson for viscosity and drag, and the 2/3 rule against
-    aliasing.
+    In double precision, with fourth-order low-storage Runge-Kutta for advection, Crank-Nicolson for viscosity and drag,
+    and the 2/3 rule against aliasing.
 
     Args:
         viscosity, drag: a wave of wave number k fades at the rate viscosity k^2 + drag.
