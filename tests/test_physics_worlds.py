@@ -92,11 +92,13 @@ def test_a_recorded_world_is_trained_on_and_evaluated_by_the_same_commands(
 def test_a_missing_engine_is_named_with_the_extra_that_brings_it(
     world: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ):
-    module = f"loopwm.envs.physics.{world.replace('-', '_')}"
-    monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.delattr(importlib.import_module("loopwm.envs.physics"), module.split(".")[-1], raising=False)
-    for name in [name for name in sys.modules if name.split(".")[0] == engine]:
-        monkeypatch.delitem(sys.modules, name)
+    package = importlib.import_module("loopwm.envs.physics")
+    for name in list(sys.modules):
+        if name.split(".")[0] == engine:
+            monkeypatch.delitem(sys.modules, name)
+        elif name.startswith(f"{package.__name__}."):
+            monkeypatch.delitem(sys.modules, name)
+            monkeypatch.delattr(package, name.split(".")[-1], raising=False)
     monkeypatch.setitem(sys.modules, engine, None)
     with pytest.raises(UserError, match=rf"'{world}' needs the package {engine}.*pip install \"loopwm\[physics\]\""):
         find_world(world)
