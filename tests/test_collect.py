@@ -102,7 +102,7 @@ def test_an_unknown_world_names_the_closest_one(tmp_path: Path):
         collect(CollectConfig(world="biliards"), tmp_path / "out.h5")
     with pytest.raises(UserError, match="choose one of: billiards"):
         find_world("xyz")
-    assert world_names() == ("billiards",)
+    assert world_names() == ("billiards", "three-bodies", "fluid")
 
 
 @pytest.mark.parametrize("options", [{"episodes": 0}, {"max_steps": -1}, {"steps": -1}, {"workers": -1}, {"seed": -1}])
@@ -270,3 +270,19 @@ def test_workers_do_not_outlive_a_killed_recording(tmp_path: Path):
 def test_recording_does_not_load_torch():
     script = "import sys, loopwm.data.collect; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+ENGINE_IN_A_WORKER = """
+from loopwm.data.collect import _start_worker
+_start_worker()
+import os, torch
+print(torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")])
+def test_an_engine_in_a_worker_takes_one_thread_unless_told_otherwise(chosen: dict[str, str], threads: str):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
+    command = [sys.executable, "-c", ENGINE_IN_A_WORKER]
+    answer = subprocess.run(command, env=environment | chosen, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == [threads, "PASSIVE"]

@@ -29,6 +29,13 @@ def test_counts_are_binned_as_0_1_2_3_4to5_6up():
     assert bins.index.tolist() == [0, 1, 2, 3, 4, 4, 5, 5, 5]
 
 
+def test_counts_that_begin_high_are_binned_by_quantiles():
+    # Evaluations of an integrator: whole numbers, none of them small.
+    bins = difficulty_bins("evaluations", np.array([26.0, 26, 38, 38, 50, 50, 62, 62, 74, 74]))
+    assert len(bins.names) == 5
+    assert bins.index.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
 def test_counts_that_do_not_occur_get_no_bin():
     assert difficulty_bins("contacts", np.array([0.0, 0, 2, 3])).names == ("0", "2", "3")
     assert difficulty_bins("contacts", np.zeros(5)).names == ("0",)

@@ -188,6 +188,10 @@ def _start_worker() -> None:
     # Ctrl-C reaches every process of the terminal; only the one that writes should act on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
+    # Every core has a worker already. An engine on OpenMP, such as torch, reads these when it is imported, and that is
+    # when the world is made. What the user has set stays.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _version(name: str) -> str:

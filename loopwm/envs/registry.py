@@ -6,7 +6,8 @@ Engines are imported when a world is made, so listing the worlds costs nothing.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,60 @@ def _billiards() -> World:
     )
 
 
-_WORLDS: dict[str, Callable[[], World]] = {"billiards": _billiards}
+def _three_bodies() -> World:
+    with installed("three-bodies", "physics"):
+        from loopwm.envs.physics import three_bodies
+
+    return World(
+        name="three-bodies",
+        summary="three bodies under their own gravity (scipy's DOP853); the action pushes one to keep them together",
+        make=lambda max_steps: three_bodies.ThreeBodies(three_bodies.ThreeBodiesConfig(max_steps=max_steps)),
+        features=three_bodies.FEATURES,
+        rates=three_bodies.RATES,
+        dt=three_bodies.ThreeBodiesConfig.dt,
+        labels=three_bodies.LABELS,
+        max_steps=three_bodies.ThreeBodiesConfig.max_steps,
+        packages=("scipy",),
+    )
+
+
+def _fluid() -> World:
+    with installed("fluid", "physics"):
+        from loopwm.envs.physics import fluid
+
+    return World(
+        name="fluid",
+        summary="a stirred plane fluid (torch-cfd), seen as 64 patches of vorticity; the action pushes with a paddle",
+        make=lambda max_steps: fluid.Fluid(fluid.FluidConfig(max_steps=max_steps)),
+        features=fluid.FEATURES,
+        dt=fluid.FluidConfig.dt,
+        labels=fluid.LABELS,
+        max_steps=fluid.FluidConfig.max_steps,
+        packages=("torch", "torch-cfd"),
+    )
+
+
+@contextmanager
+def installed(world: str, extra: str) -> Iterator[None]:
+    """Around the import of an engine: says which extra brings what is missing.
+
+    Raises:
+        UserError: a package of the engine is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"The world '{world}' needs the package {error.name}, which is not installed; get it with "
+            f'pip install "loopwm[{extra}]".'
+        ) from error
+
+
+_WORLDS: dict[str, Callable[[], World]] = {
+    "billiards": _billiards,
+    "three-bodies": _three_bodies,
+    "fluid": _fluid,
+}
 
 
 def world_names() -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def difficulty_figures(evaluations: Sequence[Evaluation]) -> list[Figure]:
         "Harder steps, larger errors",
         _by_bin("difficulty", evaluations, table, relative=False),
         f"One-step error by {name} of the step, with 95% intervals. Transitions per group: {counts}.",
-        "a steep rise. But steps with many contacts also change more, which the next figure takes out.",
+        "a steep rise. But hard steps also change more, which the next figure takes out.",
     )
     telling = max(evaluations[0].difficulty, key=lambda other: other.matched_rank.mean)
     matched = [table] if telling.label == table.label else [table, telling]

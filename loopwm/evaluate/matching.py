@@ -35,9 +35,11 @@ class DifficultyBins:
 
 
 def difficulty_bins(label: str, values: Array, quantiles: int = 5) -> DifficultyBins:
-    """Bin a label (n,): counts become 0, 1, 2, 3, 4-5, 6+; anything else zero (if common) and quantiles of the rest."""
+    """Bin a label (n,): counts that begin low become 0, 1, 2, 3, 4-5, 6+; anything else zero (if common) and quantiles
+    of the rest."""
     values = np.asarray(values, np.float64)
-    if len(values) and np.all(values == np.round(values)) and values.min() >= 0 and values.max() < 100:
+    low = bool(len(values)) and 0 <= values.min() < COUNT_EDGES[-1] and values.max() < 100
+    if low and np.all(values == np.round(values)):
         edges = [edge for edge in COUNT_EDGES if edge <= values.max()]
         names = [_count_name(edge, edges, int(values.max())) for edge in edges]
     else:
