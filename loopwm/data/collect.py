@@ -153,10 +153,9 @@ def _record_all(config: CollectConfig, world: World, own: bytes | None) -> Gener
     try:
         waiting: deque[Future[list[Episode]]] = deque()
         remaining = iter(tasks)
-        # A few tasks ahead of the writer: enough to keep workers busy, little to hold in memory. Workers start here.
-        with _one_thread_each():
-            for task in itertools.islice(remaining, 4 * workers):
-                waiting.append(pool.submit(_record_range, config, own, *task))
+        # A few tasks ahead of the writer: enough to keep workers busy, little to hold in memory.
+        for task in itertools.islice(remaining, 4 * workers):
+            waiting.append(pool.submit(_record_range, config, own, *task))
         while waiting:
             yield from waiting.popleft().result()
             for task in itertools.islice(remaining, 1):
@@ -168,20 +167,6 @@ def _record_all(config: CollectConfig, world: World, own: bytes | None) -> Gener
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let workers that start meanwhile compute with a thread each that sleeps while it waits: they share the cores."""
-    # Libraries look at these when they are loaded, so they have to be there before a worker starts.
-    wanted = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    added = wanted.keys() - os.environ.keys()
-    os.environ.update({name: wanted[name] for name in added})
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def _start_worker() -> None:
