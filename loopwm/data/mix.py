@@ -1,0 +1,203 @@
+"""Several worlds as one: padded to the same shapes, each in its own standard deviations, marked.
+
+For the question whether one model can learn them all. Written are `mixed.h5` with every episode and, for comparison,
+one store per world with the same episodes in the same form, so that a transition looks the same to whoever learns it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loopwm.data.cache import open_memmap
+from loopwm.data.episode import Episode
+from loopwm.data.meta import StoreMeta
+from loopwm.data.statistics import Statistics, compute_statistics
+from loopwm.data.store import Store, write_store
+from loopwm.errors import UserError
+from loopwm.files import refuse_existing
+from loopwm.spaces import ActionSpec, ObservationSpec
+
+MIXED = "mixed.h5"
+DIFFICULTY = "difficulty"
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """What goes into the mixture.
+
+    Attributes:
+        sources: recordings of worlds that observe entities or a vector and take continuous actions.
+        out: the new folder.
+        steps: transitions of each, at most; 0 takes as many of each as the shortest recording has.
+    """
+
+    sources: tuple[Path, ...]
+    out: Path = Path("data/mixed")
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.sources) < 2:
+            raise UserError(f"A mixture needs at least two recordings, got {len(self.sources)}.")
+        if self.steps < 0:
+            raise UserError(f"steps must not be negative, got {self.steps}.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything of one world goes in the common form.
+
+    Attributes:
+        names: of the worlds. world: which of them this is.
+        entities, features, actions: of the common form, without the marks.
+    """
+
+    names: tuple[str, ...]
+    world: int
+    entities: int
+    features: int
+    actions: int
+
+    @property
+    def observation(self) -> ObservationSpec:
+        """Entities (M, F + 1 + W): features, whether this is an entity at all, one mark per world."""
+        names = tuple(f"feature{i}" for i in range(self.features))
+        marks = ("present", *(f"is {name}" for name in self.names))
+        return ObservationSpec("entities", (self.entities, self.features + len(marks)), names + marks)
+
+    @property
+    def action(self) -> ActionSpec:
+        """(A,) numbers in the standard deviations of their world; unbounded."""
+        return ActionSpec("continuous", self.actions, (-np.inf,) * self.actions, (np.inf,) * self.actions)
+
+    def observations(self, seen: np.ndarray, statistics: Statistics) -> np.ndarray:
+        """(L+1, *S) of this world -> (L+1, M, F + 1 + W). Numbers that never change within an episode are kept."""
+        seen = seen if seen.ndim == 3 else seen[:, None]
+        changes = statistics.observation_changes
+        scaled = (seen - np.where(changes, statistics.observation_mean, 0.0)) / np.where(
+            changes, statistics.observation_std, 1.0
+        )
+        padded = np.zeros((len(seen), *self.observation.shape), np.float32)
+        padded[:, : seen.shape[1], : seen.shape[2]] = scaled
+        padded[:, : seen.shape[1], self.features] = 1.0
+        # On every token, so that an entity that is none still knows the world it is missing from.
+        padded[:, :, self.features + 1 + self.world] = 1.0
+        return padded
+
+    def acted(self, actions: np.ndarray, statistics: Statistics) -> np.ndarray:
+        """(L, A of this world) -> (L, A)."""
+        padded = np.zeros((len(actions), self.actions), np.float32)
+        padded[:, : actions.shape[1]] = (actions - statistics.action_mean) / statistics.action_std
+        return padded
+
+
+def mix(config: MixConfig, progress: Callable[[int, int], None] | None = None) -> Path:
+    """Write the mixture and its parts into `config.out`; returns the mixture.
+
+    Args:
+        progress: called with (stores written, stores in total).
+
+    Raises:
+        UserError: a recording cannot be read or cannot be mixed, two are of one world, or something is there already.
+    """
+    metas, lengths = [], []
+    for source in config.sources:
+        with Store.open(source) as store:
+            metas.append(store.meta)
+            lengths.append(store.num_transitions)
+    for source, meta in zip(config.sources, metas, strict=True):
+        _check(source, meta)
+    names = tuple(part_name(meta.world) for meta in metas)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"Two of the recordings are of {twice}; a mixture takes one of each world.")
+    outs = [config.out / f"{name}.h5" for name in names] + [config.out / MIXED]
+    for out in outs:
+        refuse_existing(out, "choose another folder with --out")
+    layouts = layouts_of(names, metas)
+    steps = config.steps or min(lengths)
+    command = shlex.join(
+        ["loopwm", "data", "mix", *map(str, config.sources), "--out", str(config.out), "--steps", str(steps)]
+    )
+    labelled = all(meta.label_names for meta in metas)
+    config.out.mkdir(parents=True, exist_ok=True)
+    for done, (source, layout, out) in enumerate(zip(config.sources, layouts, outs, strict=False)):
+        write_store(out, converted(source, layout, steps, labelled), described(out.stem, layout, command, labelled))
+        if progress is not None:
+            progress(done + 1, len(outs))
+    write_store(outs[-1], _all(outs[:-1]), described("mixed", layouts[0], command, labelled))
+    if progress is not None:
+        progress(len(outs), len(outs))
+    return outs[-1]
+
+
+def part_name(world: str) -> str:
+    """A world's name as the name of its part."""
+    return world.replace(":", "-").replace("/", "-")
+
+
+def layouts_of(names: tuple[str, ...], metas: Sequence[StoreMeta]) -> list[Layout]:
+    """The common form, as seen from every world."""
+    shapes = [
+        meta.observation.shape if meta.observation.kind == "entities" else (1, meta.observation.size) for meta in metas
+    ]
+    entities, features = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+    actions = max(meta.action.size for meta in metas)
+    return [Layout(names, world, entities, features, actions) for world in range(len(names))]
+
+
+def converted(source: Path, layout: Layout, steps: int, labelled: bool) -> Iterator[Episode]:
+    """The episodes of a recording in the common form, until `steps` transitions are reached."""
+    with Store.open(source) as store:
+        columns = open_memmap(store)
+        statistics = compute_statistics(columns, store.split("train"))
+        # Labels of different engines share no unit, but each knows what is hard in its own world.
+        label = np.sort(store.read(f"label/{store.meta.label_names[0]}")) if labelled else np.empty(0)
+        taken = 0
+        for index in range(store.num_episodes):
+            if taken >= steps:
+                return
+            episode = store.episode(index)
+            taken += episode.length
+            labels = {}
+            if labelled:
+                value = episode.labels[store.meta.label_names[0]]
+                middle = (np.searchsorted(label, value, "left") + np.searchsorted(label, value, "right")) / 2
+                labels = {DIFFICULTY: (middle / len(label)).astype(np.float32)}
+            yield Episode(
+                layout.observations(episode.observations, statistics),
+                layout.acted(episode.actions, statistics),
+                ((episode.rewards - statistics.reward_mean) / statistics.reward_std).astype(np.float32),
+                episode.terminated,
+                labels,
+                episode.seed,
+            )
+
+
+def described(world: str, layout: Layout, command: str, labelled: bool) -> StoreMeta:
+    """What the store of a part, or of the mixture, says of itself."""
+    return StoreMeta(
+        world=world,
+        observation=layout.observation,
+        action=layout.action,
+        label_names=(DIFFICULTY,) if labelled else (),
+        command=command,
+    )
+
+
+def _all(parts: Sequence[Path]) -> Iterator[Episode]:
+    for part in parts:
+        with Store.open(part) as store:
+            for index in range(store.num_episodes):
+                yield store.episode(index)
+
+
+def _check(source: Path, meta: StoreMeta) -> None:
+    if meta.observation.kind not in ("entities", "vector"):
+        raise UserError(f"{source} observes {meta.observation.kind}s; only entities and vectors can be mixed.")
+    if meta.action.kind != "continuous":
+        raise UserError(f"{source} has {meta.action.kind} actions; only continuous ones can be mixed.")
