@@ -66,7 +66,8 @@ def world_names() -> tuple[str, ...]:
 
 
 def find_world(name: str) -> World:
-    """The world called `name`: one of `world_names`, or `gym:ID` for a registered Gymnasium environment.
+    """The world called `name`: one of `world_names`, `gym:ID` for a registered Gymnasium environment, or
+    `dmc:DOMAIN-TASK` for a task of the dm_control suite.
 
     Raises:
         UserError: no such world, with the closest ones named, or one that cannot be recorded.
@@ -75,9 +76,15 @@ def find_world(name: str) -> World:
         from loopwm.envs.gymnasium_worlds import gymnasium_world
 
         return gymnasium_world(name)
+    if name.startswith("dmc:"):
+        from loopwm.envs.dm_control_worlds import dm_control_world
+
+        return dm_control_world(name)
     if name not in _WORLDS:
         close = difflib.get_close_matches(name, _WORLDS, n=1)
-        known = f"choose one of: {', '.join(_WORLDS)}, or gym:ID for a Gymnasium environment."
+        known = (
+            f"choose one of: {', '.join(_WORLDS)}, gym:ID for a Gymnasium environment, dmc:DOMAIN-TASK for dm_control."
+        )
         hint = f"did you mean '{close[0]}'?" if close else known
         raise UserError(f"There is no world called '{name}'; {hint}")
     return _WORLDS[name]()
