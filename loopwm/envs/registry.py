@@ -57,7 +57,39 @@ def _billiards() -> World:
     )
 
 
-_WORLDS: dict[str, Callable[[], World]] = {"billiards": _billiards}
+def _cloth() -> World:
+    from loopwm.envs.physics import cloth
+
+    return World(
+        name="cloth",
+        summary="a cloth of 9 x 9 points falls over a ball (MuJoCo); the action pulls two of its corners",
+        make=lambda max_steps: cloth.Cloth(cloth.ClothConfig(max_steps=max_steps)),
+        features=cloth.FEATURES,
+        rates=cloth.RATES,
+        dt=cloth.ClothConfig.dt,
+        labels=cloth.LABELS,
+        max_steps=cloth.ClothConfig.max_steps,
+        packages=("mujoco",),
+    )
+
+
+def _soft_cube() -> World:
+    from loopwm.envs.physics import soft_cube
+
+    return World(
+        name="soft-cube",
+        summary="an elastic cube is thrown into a box (MuJoCo); the action pushes one of its corners",
+        make=lambda max_steps: soft_cube.SoftCube(soft_cube.SoftCubeConfig(max_steps=max_steps)),
+        features=soft_cube.FEATURES,
+        rates=soft_cube.RATES,
+        dt=soft_cube.SoftCubeConfig.dt,
+        labels=soft_cube.LABELS,
+        max_steps=soft_cube.SoftCubeConfig.max_steps,
+        packages=("mujoco",),
+    )
+
+
+_WORLDS: dict[str, Callable[[], World]] = {"billiards": _billiards, "cloth": _cloth, "soft-cube": _soft_cube}
 
 
 def world_names() -> tuple[str, ...]:
