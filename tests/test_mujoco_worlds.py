@@ -250,6 +250,8 @@ sys.exit(main(["collect", sys.argv[2], "--steps", "5", "--out", sys.argv[3]]))
         ("dm_control", "dmc:walker-walk", 'pip install "loopwm[dmc]"'),
         ("mujoco", "dmc:walker-walk", 'pip install "loopwm[dmc]"'),
         ("mujoco", "gym:HalfCheetah-v5", 'pip install "loopwm[mujoco]"'),
+        ("mujoco", "cloth", 'pip install "loopwm[mujoco]"'),
+        ("mujoco", "soft-cube", 'pip install "loopwm[mujoco]"'),
         ("imageio", "gym:HalfCheetah-v5", 'pip install "loopwm[mujoco]"'),
     ],
 )
@@ -258,6 +260,13 @@ def test_a_missing_extra_is_named(absent: str, world: str, fix: str, tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and fix in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@needs_dmc
+def test_an_engine_that_the_suite_fails_with_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mujoco, "__version__", "4.0.0")
+    with pytest.raises(UserError, match=r'fail with mujoco 4\.0\.0: pip install "loopwm\[dmc\]"'):
+        find_world("dmc:walker-walk")
 
 
 NO_GL = """

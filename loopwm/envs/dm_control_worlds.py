@@ -87,9 +87,12 @@ def suite() -> ModuleType:
     """`dm_control.suite`.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or with an engine that its tasks fail with.
     """
     try:
+        mujoco = importlib.import_module("mujoco")
+        if int(mujoco.__version__.split(".")[0]) > 3:
+            raise UserError(f'dm_control tasks fail with mujoco {mujoco.__version__}: pip install "loopwm[dmc]"')
         with _without_renderer():
             return importlib.import_module("dm_control.suite")
     except ImportError as error:
@@ -105,7 +108,6 @@ def _without_renderer() -> Iterator[None]:
     Nothing is drawn here, so it is told not to look, unless the user chose a renderer. The variable is gone again
     afterwards: mujoco's own renderer, imported first, keeps the choice it made, and child processes make theirs.
     """
-    importlib.import_module("mujoco")
     if "MUJOCO_GL" in os.environ:
         yield
         return
