@@ -24,7 +24,7 @@ class Collect(CollectConfig):
     on the number of workers."""
 
     world: Annotated[Positional[str], arg(metavar="[WORLD]")] = CollectConfig.world
-    """Name of the world, or gym:ID."""
+    """Name of the world, gym:ID, or dmc:DOMAIN-TASK."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """The new file; data/WORLD.h5 when left out."""
 

@@ -12,7 +12,7 @@ class CollectConfig:
     """What to record.
 
     Attributes:
-        world: name of a world, or `gym:ID` for an environment registered with Gymnasium.
+        world: name of a world, `gym:ID` for an environment registered with Gymnasium, or `dmc:DOMAIN-TASK`.
         episodes: how many, at most.
         steps: stop after the episode in which so many transitions are reached; 0 records all `episodes`.
         max_steps: transitions after which an episode is cut short; 0 takes the world's own limit.

@@ -17,10 +17,14 @@ from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.error import Error as GymnasiumError
 
+from loopwm.envs.gymnasium_mujoco import measured, observed_rates, runs_on_mujoco, seconds_per_step
+from loopwm.envs.mujoco_labels import LABELS
 from loopwm.envs.registry import World
 from loopwm.errors import UserError
 
 PREFIX = "gym:"
+# What the MuJoCo environments of Gymnasium import besides.
+MUJOCO_NEEDS = ("mujoco", "imageio", "packaging")
 
 
 def gymnasium_world(name: str) -> World:
@@ -33,12 +37,17 @@ def gymnasium_world(name: str) -> World:
     env = made(env_id, 0)
     features = feature_names(env.unwrapped.observation_space)
     limit = env.spec.max_episode_steps if env.spec is not None else None
+    on_mujoco = runs_on_mujoco(env)
+    rates = observed_rates(env, features) if on_mujoco else ()
     env.close()
     return World(
         name=name,
         summary=f"{env_id}, registered with Gymnasium",
         make=lambda max_steps: made(env_id, max_steps),
         features=features,
+        rates=rates,
+        dt=seconds_per_step(env) if on_mujoco else 0.0,
+        labels=LABELS if on_mujoco else (),
         max_steps=limit or 0,
         packages=packages(env),
     )
@@ -92,12 +101,20 @@ def made(env_id: str, max_steps: int) -> gymnasium.Env:
         # What is recorded is checked when it is stored; Gymnasium's checker would look at every step again.
         env = gymnasium.make(env_id, max_episode_steps=max_steps or None, disable_env_checker=True)
     except DependencyNotInstalled as error:
-        raise UserError(f"{env_id} needs a package that is not installed: {error}") from error
+        extra = "mujoco" in str(error).lower()
+        fix = 'pip install "loopwm[mujoco]"' if extra else str(error)
+        raise UserError(f"{env_id} needs a package that is not installed: {fix}") from error
     except GymnasiumError as error:
         raise UserError(f"There is no Gymnasium environment '{env_id}'; {suggestion(env_id)}") from error
+    except ModuleNotFoundError as error:
+        if error.name in MUJOCO_NEEDS:
+            fix = f'pip install "loopwm[mujoco]" ({error})'
+            raise UserError(f"{env_id} needs a package that is not installed: {fix}") from error
+        raise UserError(f"{env_id} cannot be imported ({error}); install the package that registers it.") from error
     except ImportError as error:
         raise UserError(f"{env_id} cannot be imported ({error}); install the package that registers it.") from error
-    return adapted(env)
+    # Measured inside, so that the wrappers around see an ordinary environment.
+    return adapted(measured(env) if runs_on_mujoco(env) else env)
 
 
 def suggestion(env_id: str) -> str:

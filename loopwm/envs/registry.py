@@ -99,6 +99,38 @@ def _fluid() -> World:
     )
 
 
+def _cloth() -> World:
+    from loopwm.envs.physics import cloth
+
+    return World(
+        name="cloth",
+        summary="a cloth of 9 x 9 points falls over a ball (MuJoCo); the action pulls two of its corners",
+        make=lambda max_steps: cloth.Cloth(cloth.ClothConfig(max_steps=max_steps)),
+        features=cloth.FEATURES,
+        rates=cloth.RATES,
+        dt=cloth.ClothConfig.dt,
+        labels=cloth.LABELS,
+        max_steps=cloth.ClothConfig.max_steps,
+        packages=("mujoco",),
+    )
+
+
+def _soft_cube() -> World:
+    from loopwm.envs.physics import soft_cube
+
+    return World(
+        name="soft-cube",
+        summary="an elastic cube is thrown into a box (MuJoCo); the action pushes one of its corners",
+        make=lambda max_steps: soft_cube.SoftCube(soft_cube.SoftCubeConfig(max_steps=max_steps)),
+        features=soft_cube.FEATURES,
+        rates=soft_cube.RATES,
+        dt=soft_cube.SoftCubeConfig.dt,
+        labels=soft_cube.LABELS,
+        max_steps=soft_cube.SoftCubeConfig.max_steps,
+        packages=("mujoco",),
+    )
+
+
 @contextmanager
 def installed(world: str, extra: str) -> Iterator[None]:
     """Around the import of an engine: says which extra brings what is missing.
@@ -119,6 +151,8 @@ _WORLDS: dict[str, Callable[[], World]] = {
     "billiards": _billiards,
     "three-bodies": _three_bodies,
     "fluid": _fluid,
+    "cloth": _cloth,
+    "soft-cube": _soft_cube,
 }
 
 
@@ -128,7 +162,8 @@ def world_names() -> tuple[str, ...]:
 
 
 def find_world(name: str) -> World:
-    """The world called `name`: one of `world_names`, or `gym:ID` for a registered Gymnasium environment.
+    """The world called `name`: one of `world_names`, `gym:ID` for a registered Gymnasium environment, or
+    `dmc:DOMAIN-TASK` for a task of the dm_control suite.
 
     Raises:
         UserError: no such world, with the closest ones named, or one that cannot be recorded.
@@ -137,9 +172,15 @@ def find_world(name: str) -> World:
         from loopwm.envs.gymnasium_worlds import gymnasium_world
 
         return gymnasium_world(name)
+    if name.startswith("dmc:"):
+        from loopwm.envs.dm_control_worlds import dm_control_world
+
+        return dm_control_world(name)
     if name not in _WORLDS:
         close = difflib.get_close_matches(name, _WORLDS, n=1)
-        known = f"choose one of: {', '.join(_WORLDS)}, or gym:ID for a Gymnasium environment."
+        known = (
+            f"choose one of: {', '.join(_WORLDS)}, gym:ID for a Gymnasium environment, dmc:DOMAIN-TASK for dm_control."
+        )
         hint = f"did you mean '{close[0]}'?" if close else known
         raise UserError(f"There is no world called '{name}'; {hint}")
     return _WORLDS[name]()
