@@ -123,7 +123,7 @@ def test_the_version_is_the_installed_one(loopwm: Run):
 
 def test_an_unknown_command_gets_the_nearest_one(loopwm: Run):
     assert loopwm("trian") == (2, "", "loopwm: There is no command 'trian'; did you mean 'train'?\n")
-    assert "choose one of demo, collect, train" in loopwm("xyz")[2]
+    assert "choose one of demo, collect, data, train" in loopwm("xyz")[2]
 
 
 @pytest.mark.parametrize("command", ["train", "demo"])

@@ -84,11 +84,13 @@ def parse_train(words: list[str]) -> Train:
 def trained(arguments: Train) -> TrainResult:
     """A new run."""
     # Imported here and below because torch takes seconds, and mistakes in the options are answered before.
+    from loopwm.data.formats.recording import as_store
     from loopwm.train.trainer import train
 
     run = arguments.run or Path("runs") / arguments.preset
+    settings = replace(arguments.settings, data=as_store(arguments.settings.data, print))
     with TerminalProgress("training", "update") as progress:
-        return train(arguments.settings, run, progress)
+        return train(settings, run, progress)
 
 
 def continued(run: Path) -> TrainResult:

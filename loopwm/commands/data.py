@@ -1,0 +1,174 @@
+"""loopwm data: recordings in any format that loopwm reads."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from loopwm.commands.arguments import leading, parse
+from loopwm.errors import LoopwmError, UserError
+
+SOURCE = arg(
+    metavar="SOURCE", help="An HDF5 store, a folder of .npz files, Parquet, minari:ID, or a URL of the first three."
+)
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Say what a recording holds: spaces, counts, lengths, ranges, labels."""
+
+    source: Annotated[Positional[Path], SOURCE]
+    plot: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Draw lengths, observations, actions and labels into this PNG or SVG."""
+
+
+@dataclass(frozen=True)
+class Validate:
+    """Say all that is wrong with a recording. Exit code 1 if anything is."""
+
+    source: Annotated[Positional[Path], SOURCE]
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Write a recording in another format."""
+
+    source: Annotated[Positional[Path], SOURCE]
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="NAME.h5, NAME.parquet, minari:ID, or a new folder.")]
+    to: Literal["", "store", "npz", "parquet", "minari"] = ""
+    """The format, where OUT does not say."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Write train, validation and test episodes as recordings of their own, for other programs.
+
+    loopwm itself needs no such files: it splits every recording by what its episodes contain, in the same way."""
+
+    source: Annotated[Positional[Path], SOURCE]
+    out: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    to: Literal["store", "npz", "parquet"] = "store"
+    """The format."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Put several worlds into one recording, padded to the same shapes, and each of them into one of that form."""
+
+    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="STORE")]
+    out: Annotated[Path, arg(metavar="FOLDER")] = field(default=Path("data/mixed"))
+    """The new folder."""
+    steps: int = 0
+    """Transitions of each; 0 takes as many as the shortest has."""
+
+
+COMMANDS = {"inspect": Inspect, "validate": Validate, "convert": Convert, "split": Split, "mix": Mix}
+
+
+def main(words: list[str]) -> None:
+    """Parse and call."""
+    name = leading(words, "")
+    if not words or words[0] in ("-h", "--help"):
+        lines = [f"  {one:<10}{(what.__doc__ or '').splitlines()[0]}" for one, what in COMMANDS.items()]
+        print(
+            "usage: loopwm data COMMAND [options]\n\nRecordings in any format.\n\noptions: -h, --help, of each as well\n\n"
+            "commands:\n" + "\n".join(lines)
+        )
+        return
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(COMMANDS)}."
+        raise UserError(f"There is no command 'data {name}'; {hint}")
+    rest = words[1:]
+    if name == "inspect":
+        show(parse(Inspect, rest, "data inspect"))
+    elif name == "validate":
+        validate(parse(Validate, rest, "data validate"))
+    elif name == "convert":
+        convert(parse(Convert, rest, "data convert"))
+    elif name == "split":
+        split(parse(Split, rest, "data split"))
+    else:
+        mixed(parse(Mix, rest, "data mix"))
+
+
+def show(arguments: Inspect) -> None:
+    """Print tables."""
+    from rich.console import Console
+
+    from loopwm.data.formats.registry import open_source
+    from loopwm.data.inspection import draw, inspect, tables
+
+    found = inspect(open_source(arguments.source))
+    # In a pipe or a file nothing says how wide it is, and eighty columns would cut the tables.
+    console = Console() if sys.stdout.isatty() else Console(width=130)
+    for table in tables(found):
+        console.print(table)
+    if arguments.plot is not None:
+        draw(found, arguments.plot)
+        print(f"Written: {arguments.plot}")
+
+
+def validate(arguments: Validate) -> None:
+    """Print problems.
+
+    Raises:
+        LoopwmError: there are some.
+    """
+    from loopwm.data.checks import check
+    from loopwm.data.formats.registry import open_source
+
+    report = check(open_source(arguments.source))
+    for problem in report.problems:
+        print(problem, file=sys.stderr)
+    shares = ", ".join(f"{count} {name}" for name, count in report.splits.items())
+    if report.problems:
+        raise LoopwmError(
+            f"{arguments.source} has {len(report.problems)} problem(s); {report.episodes} episodes are fine."
+        )
+    print(f"{arguments.source} is fine: {report.episodes} episodes ({shares}), {report.transitions} transitions.")
+
+
+def convert(arguments: Convert) -> None:
+    """Write."""
+    from loopwm.data.formats.registry import open_source, write_source
+
+    source = open_source(arguments.source)
+    write_source(arguments.out, source.meta, source.episodes(), arguments.to)
+    print(f"Written: {arguments.out}")
+
+
+def split(arguments: Split) -> None:
+    """Write three recordings."""
+    from loopwm.data.checks import SPLITS
+    from loopwm.data.formats.registry import format_called, open_source
+    from loopwm.data.split import assign
+    from loopwm.files import refuse_existing
+
+    refuse_existing(arguments.out, "choose another folder or remove it")
+    source = open_source(arguments.source)
+    kind = format_called(arguments.to)
+    ending = {"store": ".h5", "parquet": ".parquet", "npz": ""}[arguments.to]
+    which = [int(assign([episode.fingerprint])[0]) for episode in source.episodes()]
+    arguments.out.mkdir(parents=True)
+    for number, name in enumerate(SPLITS):
+        chosen = (episode for episode, index in zip(source.episodes(), which, strict=True) if index == number)
+        if number in which:
+            kind.write(arguments.out / f"{name}{ending}", source.meta, chosen)
+        print(f"{name}: {which.count(number)} episodes")
+
+
+def mixed(arguments: Mix) -> None:
+    """Write the mixture."""
+    from loopwm.data.mix import MixConfig, mix
+    from loopwm.progress import TerminalProgress
+
+    with TerminalProgress("mixing", "store") as progress:
+        out = mix(MixConfig(arguments.sources, arguments.out, arguments.steps), progress.advance)
+    print(f"Written: {out}")

@@ -1,0 +1,59 @@
+"""Any recording as the store that training reads: converted once, and again when its files have changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from loopwm.data.formats.own import StoreFormat
+from loopwm.data.formats.registry import format_of, is_url, open_source
+from loopwm.data.store import write_store
+from loopwm.errors import UserError
+
+FOLDER = Path("data") / "converted"
+
+
+def as_store(source: Path, told: Callable[[str], None], folder: Path = FOLDER) -> Path:
+    """The store at `source`, or the one that it was converted to.
+
+    Args:
+        told: called with one line when something is converted.
+        folder: where converted recordings are kept.
+
+    Raises:
+        UserError: nothing there, no known format, or an episode that is none; nothing is left half-written.
+    """
+    if is_url(source):
+        from loopwm.data.formats.remote import fetched
+
+        source = fetched(source)
+    minari = str(source).startswith("minari:")
+    if not minari and (not source.exists() or (source.is_file() and StoreFormat().detect(source))):
+        # Also what is missing: whoever opens it says so.
+        return source
+    kind = format_of(source)
+    name = source.name.replace(":", "-") if not minari else str(source).replace(":", "-").replace("/", "-")
+    store = folder / f"{source.stem if not minari else name}-{_state(source)}.h5"
+    if not store.exists():
+        recording = open_source(source)
+        told(f"Converting {source} ({kind.name}) to {store}.")
+        store.parent.mkdir(parents=True, exist_ok=True)
+        write_store(store, recording.episodes(), recording.meta)
+    return store
+
+
+def _state(source: Path) -> str:
+    """Sixteen hexadecimal digits that change when a file of the recording is touched."""
+    if str(source).startswith("minari:"):
+        from loopwm.data.formats.minari_datasets import engine, identified
+
+        dataset_id = identified(source)
+        local = engine().list_local_datasets()
+        if dataset_id not in local:
+            open_source(source)
+            raise UserError(f"There is no local Minari dataset '{dataset_id}'.")
+        source = Path(engine().load_dataset(dataset_id).storage.data_path)
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.blake2b(repr(seen).encode(), digest_size=8).hexdigest()
