@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 
 from loopwm.data.config import CollectConfig
-from loopwm.data.episode import Episode
+from loopwm.data.episode import Episode, is_image
 from loopwm.data.store import StoreMeta, write_store
 from loopwm.envs.registry import World, find_world
 from loopwm.errors import LoopwmError, UserError
@@ -54,7 +54,7 @@ def collect(config: CollectConfig, out: Path, progress: Callable[[int, int], Non
     config = limited(config, world)
     meta = describe(world, config, out)
     # Closed here whatever happens: left to the garbage collector, it would stop its workers from any thread, any time.
-    with contextlib.closing(_record_all(config)) as episodes:
+    with contextlib.closing(_record_all(config, _per_task(meta, config))) as episodes:
         write_store(out, _counted(episodes, config, progress), meta)
     return meta
 
@@ -116,13 +116,19 @@ def record_episode(env: gymnasium.Env, world: World, seed: int, max_steps: int) 
         labels.append([info[name] for name in world.labels])
     columns = np.array(labels, dtype=np.float32).reshape(len(actions), len(world.labels))
     return Episode(
-        observations=np.array(observations, dtype=np.float32),
+        observations=_stacked(observations),
         actions=np.array(actions, dtype=np.float32),
         rewards=np.array(rewards, dtype=np.float32),
         terminated=bool(terminated),
         labels={name: columns[:, i] for i, name in enumerate(world.labels)},
         seed=seed,
     )
+
+
+def _stacked(observations: list[np.ndarray]) -> np.ndarray:
+    """(L+1, *S): images as they are, all else in single precision."""
+    stacked = np.array(observations)
+    return stacked if is_image(stacked) else stacked.astype(np.float32)
 
 
 def episode_seed(seed: int, index: int) -> int:
@@ -149,9 +155,14 @@ def _record_range(config: CollectConfig, first: int, last: int) -> list[Episode]
     return episodes
 
 
-def _record_all(config: CollectConfig) -> Generator[Episode, None, None]:
+def _per_task(meta: StoreMeta, config: CollectConfig) -> int:
+    """Episodes that a worker hands over together: few where they are images, which would fill the memory."""
+    return max(1, min(_EPISODES_PER_TASK, meta.rows_at_once // (4 * config.max_steps)))
+
+
+def _record_all(config: CollectConfig, per_task: int) -> Generator[Episode, None, None]:
     """Every episode in order, whichever worker made it."""
-    edges = [*range(0, config.episodes, _EPISODES_PER_TASK), config.episodes]
+    edges = [*range(0, config.episodes, per_task), config.episodes]
     tasks = list(itertools.pairwise(edges))
     workers = min(config.workers or os.cpu_count() or 1, len(tasks))
     if workers == 1:

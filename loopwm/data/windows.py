@@ -17,7 +17,7 @@ class Windows:
     """A batch of B windows of K transitions, each inside one episode. float32 unless said.
 
     Attributes:
-        observations: (B, K+1, *S), in environment units.
+        observations: (B, K+1, *S), in environment units; uint8 where they are images, as the device converts faster.
         actions: (B, K, A).
         rewards, continues: (B, K).
         labels: name -> (B, K).

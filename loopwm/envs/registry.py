@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gymnasium
 
 from loopwm.errors import UserError
+from loopwm.spaces import channel_names
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,21 @@ def _billiards() -> World:
     )
 
 
-_WORLDS: dict[str, Callable[[], World]] = {"billiards": _billiards}
+def _billiards_pixels() -> World:
+    from loopwm.envs.physics.billiards import BilliardsConfig
+    from loopwm.envs.physics.billiards_pixels import BilliardsPixels
+
+    return replace(
+        _billiards(),
+        name="billiards-pixels",
+        summary="the same seen from above, as images of 64 by 64 pixels; a single one does not show speeds",
+        make=lambda max_steps: BilliardsPixels(BilliardsConfig(max_steps=max_steps)),
+        features=channel_names(3),
+        rates=(),
+    )
+
+
+_WORLDS: dict[str, Callable[[], World]] = {"billiards": _billiards, "billiards-pixels": _billiards_pixels}
 
 
 def world_names() -> tuple[str, ...]:
