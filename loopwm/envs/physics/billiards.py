@@ -234,7 +234,7 @@ def draw(observation: np.ndarray, config: BilliardsConfig) -> np.ndarray:
     # One pixel of ramp at the rim keeps sub-pixel motion visible.
     pixel = 2 * config.half_width / side
     for i, (px, py) in enumerate(np.asarray(observation)[:, :2].tolist()):
-        # Only the pixels that the disc can reach: ten times faster than all of them.
+        # Only the pixels that the disc can reach, a twentieth of them.
         reach = config.radius + pixel
         columns, rows = (np.flatnonzero(np.abs(axis - at) <= reach) for axis, at in ((x, px), (y, py)))
         if not len(columns) or not len(rows):
