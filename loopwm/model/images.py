@@ -105,6 +105,8 @@ class ConvEncoder(nn.Module):
             nn.Conv2d(before, after, kernel(stride), stride, padding=1)
             for (before, after), stride in zip(pairwise(channels), strides, strict=True)
         )
+        for stage in self.stages:
+            start_evenly(stage)
         self.embed = nn.Linear(channels[-1], config.width)
         self.position = nn.Parameter(torch.randn(config.tokens, config.width) / config.width**0.5)
 
@@ -140,6 +142,8 @@ class ConvHead(nn.Module):
             nn.ConvTranspose2d(after, before, kernel(stride), stride, padding=1)
             for (before, after), stride in reversed(list(zip(pairwise(channels), strides, strict=True)))
         )
+        for stage in self.stages:
+            start_evenly(stage)
 
     def forward(self, h: Tensor) -> Tensor:
         lead = h.shape[:-2]
@@ -157,6 +161,22 @@ class ConvHead(nn.Module):
             total += 2 * stage.weight.numel() * height * width
             height, width = height * stage.stride[0], width * stage.stride[1]
         return total
+
+
+def start_evenly(stage: nn.Module) -> None:
+    """Weights with which a signal is as large after the nonlinearity and the convolution as before, bias 0.
+
+    With the usual start a signal loses two thirds in every stage, and an untrained encoder tells images hardly apart.
+
+    Source: He initialisation, arXiv 1502.01852.
+    """
+    assert isinstance(stage, nn.Conv2d | nn.ConvTranspose2d) and stage.bias is not None
+    terms = stage.in_channels * stage.weight[0, 0].numel()
+    if isinstance(stage, nn.ConvTranspose2d):
+        # Between the pixels that are spread out, an output sees only a part of the kernel.
+        terms //= stage.stride[0] * stage.stride[1]
+    nn.init.normal_(stage.weight, std=(2 / terms) ** 0.5)
+    nn.init.zeros_(stage.bias)
 
 
 def stage_channels(stages: int, width: int) -> list[int]:

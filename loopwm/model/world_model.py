@@ -181,8 +181,11 @@ class WorldModel(nn.Module):
 
     def decode(self, h: Tensor) -> Prediction:
         """(o_{k+1}, r_k, c_k) from h_k (..., N, D), in environment units."""
-        observation = self.observation_head(h) * self.observation_std + self.observation_mean
-        return Prediction(observation, self.reward_head(h), self.continue_head(h))
+        return Prediction(self.decode_observation(h), self.reward_head(h), self.continue_head(h))
+
+    def decode_observation(self, h: Tensor) -> Tensor:
+        """o_{k+1} alone, from h_k (..., N, D): (..., *S) in environment units."""
+        return self.observation_head(h) * self.observation_std + self.observation_mean
 
     def summary(self, h: Tensor) -> Tensor:
         """g_w(h_k): (..., N, D) -> (..., N, D), an estimate of E(o_{k+1}) without the decoder; Eq. 20.
