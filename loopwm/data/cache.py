@@ -90,7 +90,10 @@ def _intact(folder: Path, names: tuple[str, ...]) -> bool:
 
 def _save(store: Store, name: str, path: Path) -> None:
     """One column as a .npy file, block by block: images need not fit into memory."""
-    rows, (shape, dtype) = int((store.ep_len + 1).sum()), (store.meta.column_shapes()[name], store.meta.column_type(name))
+    rows, (shape, dtype) = (
+        int((store.ep_len + 1).sum()),
+        (store.meta.column_shapes()[name], store.meta.column_type(name)),
+    )
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows, *shape)}
     step = store.meta.rows_at_once
     with path.open("wb") as stream:

@@ -23,8 +23,8 @@ class Statistics:
 
     Attributes:
         observation_mean, observation_std: (F,), (S,) or (C,) float32.
-        observation_changes: (F,), (S,) or (C,) bool, does this feature ever change within an episode? What never does is
-            left out of every score.
+        observation_changes: (F,), (S,) or (C,) bool, does this feature ever change within an episode? What never does
+            is left out of every score.
         action_mean, action_std: (A,) float32.
         reward_mean, reward_std: numbers.
     """

@@ -67,7 +67,7 @@ class DeferredConfig:
 
 @dataclass(frozen=True)
 class EmbedConfig:
-    """What is asked of embeddings where latents are held to them, and not to observations (loopwm/train/embedding.py)."""
+    """What is asked of embeddings where latents are held to them and no decoder (loopwm/train/embedding.py)."""
 
     gaussian: float = 10.0
     """Weight of SIGReg, which keeps embeddings distributed as N(0, I); without it they would collapse."""

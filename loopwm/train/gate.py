@@ -145,9 +145,7 @@ class Lesson:
         shown: observations that every window shows at least.
     """
 
-    def __init__(
-        self, model: WorldModel, settings: GateTraining, window: int, observed: float, shown: int = 1
-    ) -> None:
+    def __init__(self, model: WorldModel, settings: GateTraining, window: int, observed: float, shown: int = 1) -> None:
         assert isinstance(model.core, LoopedCore)
         self.loops = settings.loops or model.default_loops
         self.model, self.core = model, model.core

@@ -50,7 +50,6 @@ from loopwm.train.losses import LossTerms, Objective, PerStepDecoding, visible_s
 from loopwm.train.optimiser import Average, adamw, learning_rate, set_rate
 from loopwm.train.validation import validate
 
-
 _VALIDATION_IMAGES = 64
 """Windows of images that are looked at for validation."""
 
@@ -154,8 +153,8 @@ class Trainer:
             observation, action = store.meta.observation, store.meta.action
         if config.train.shift and observation.kind != "image":
             raise UserError(
-                f"train.shift moves images, and {config.data} holds observations of kind '{observation.kind}'; leave it "
-                "at 0."
+                f"train.shift moves images, and {config.data} holds observations of kind '{observation.kind}'; leave "
+                "it at 0."
             )
         if not self.statistics.observation_changes.any():
             raise UserError(
@@ -220,7 +219,9 @@ class Trainer:
         windows = self.windows.take(settings.batch, horizon(settings, self.update), following).to(self.device)
         self.waited += time.perf_counter() - start
         if settings.shift:
-            windows = shifted(windows, offsets(settings.seed, self.update, len(windows), settings.shift), settings.shift)
+            windows = shifted(
+                windows, offsets(settings.seed, self.update, len(windows), settings.shift), settings.shift
+            )
         return windows
 
     def advance(self) -> dict[str, float]:
