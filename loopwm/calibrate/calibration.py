@@ -245,7 +245,7 @@ def read_recording(path: Path, run: Path, model: WorldModel) -> tuple[Recording,
         if model.observation.kind == "image":
             raise UserError(
                 f"{run} sees images, and calibration is for rollouts that begin at a single observation, which an "
-                "image does not allow: it hides speeds; choose a threshold from the frontier of loopwm evaluate instead."
+                "image does not allow: it hides speeds; take a threshold from the frontier of loopwm evaluate instead."
             )
         splits = {name: store.split(name) for name in ("train", "validation", "test")}
         return Recording(open_memmap(store), splits, store.fingerprints), store.digest

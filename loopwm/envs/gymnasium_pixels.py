@@ -21,8 +21,8 @@ SIDE = 64
 """Pixels on each side where nothing else is said."""
 SMALLEST, LARGEST = 8, 1024
 GL = (
-    "install the libraries that draw without a screen, with: apt-get install libegl1 libopengl0 libgl1-mesa-dri, and set "
-    "MUJOCO_GL=egl"
+    "install the libraries that draw without a screen, with: apt-get install libegl1 libopengl0 libgl1-mesa-dri, and "
+    "set MUJOCO_GL=egl"
 )
 
 
