@@ -86,12 +86,14 @@ def _counted(
 
 def describe(world: World, config: CollectConfig, out: Path) -> StoreMeta:
     """The metadata of a recording of `world`."""
-    env = world.make(config.max_steps)
+    # Closed at once: one that draws holds a part of the graphics card, which the workers want.
+    with contextlib.closing(world.make(config.max_steps)) as env:
+        seen, act = env.observation_space, env.action_space
     packages = ("loopwm", "numpy", "gymnasium", "h5py", *world.packages)
     return StoreMeta(
         world=world.name,
-        observation=ObservationSpec.from_gymnasium(env.observation_space, world.features, world.rates, world.dt),
-        action=ActionSpec.from_gymnasium(env.action_space),
+        observation=ObservationSpec.from_gymnasium(seen, world.features, world.rates, world.dt),
+        action=ActionSpec.from_gymnasium(act),
         label_names=world.labels,
         seed=config.seed,
         command=f"loopwm collect {config.world} --out {shlex.quote(out.name)} --episodes {config.episodes} "
@@ -140,18 +142,17 @@ def episode_seed(seed: int, index: int) -> int:
 def _record_range(config: CollectConfig, first: int, last: int) -> list[Episode]:
     """Episodes [first, last); runs in a worker."""
     world = find_world(config.world)
-    env = world.make(config.max_steps)
     episodes = []
-    for index in range(first, last):
-        seed = episode_seed(config.seed, index)
-        try:
-            episodes.append(record_episode(env, world, seed, config.max_steps))
-        except Exception as error:
-            # An engine's exceptions may not survive the trip between processes; the seed is what reproduces them.
-            reason = str(error) if isinstance(error, LoopwmError) else f"{type(error).__name__}: {error}"
-            kind = UserError if isinstance(error, UserError) else LoopwmError
-            raise kind(f"Recording episode {index} of {config.world} (seed {seed}) failed: {reason}") from None
-    env.close()
+    with contextlib.closing(world.make(config.max_steps)) as env:
+        for index in range(first, last):
+            seed = episode_seed(config.seed, index)
+            try:
+                episodes.append(record_episode(env, world, seed, config.max_steps))
+            except Exception as error:
+                # An engine's exceptions may not survive the trip between processes; the seed is what reproduces them.
+                reason = str(error) if isinstance(error, LoopwmError) else f"{type(error).__name__}: {error}"
+                kind = UserError if isinstance(error, UserError) else LoopwmError
+                raise kind(f"Recording episode {index} of {config.world} (seed {seed}) failed: {reason}") from None
     return episodes
 
 

@@ -106,6 +106,7 @@ def drawn(env: gymnasium.Env, side: int) -> gymnasium.Env:
         env.reset(seed=0)
         picture = env.render()
     except Exception as error:
+        env.close()
         # Engines fail in ways of their own where there is no screen, no library or no driver.
         remedy = GL if physics else "install what it draws with, such as gymnasium[classic-control]"
         raise UserError(f"{name} cannot be drawn here ({type(error).__name__}: {error}); {remedy}.") from error
@@ -122,7 +123,8 @@ def prepare_mujoco(world: Any, side: int) -> None:
     """
     if not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    world.model.vis.quality.shadowsize = 0
-    world.model.vis.quality.offsamples = 0
+    visual = world.model.vis
+    visual.quality.shadowsize = visual.quality.offsamples = 0
+    visual.global_.offwidth = visual.global_.offheight = side
     renderer = world.mujoco_renderer
     renderer.width = renderer.height = side
