@@ -133,10 +133,10 @@ PRESETS: dict[str, Preset] = {
         "billiards seen as images of 64 by 64: windows long enough to remember in, and random shifts",
         RunConfig(
             data=Path("data/billiards-pixels.h5"),
-            model=ModelConfig(tokens=16),
+            model=ModelConfig(tokens=16, loop=LoopConfig(mu=4)),
             optim=OptimConfig(lr=4e-3),
             loss=LossConfig(shown=4),
-            train=TrainConfig(batch=32, window=8, shift=4, precision="float32"),
+            train=TrainConfig(batch=16, window=8, shift=4, precision="float32"),
         ),
         episodes=2000,
         rates=(4e-3,),

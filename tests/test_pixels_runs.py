@@ -97,15 +97,15 @@ def test_a_shift_of_what_is_no_image_is_refused(billiards_store: Path, tmp_path:
 
 def fitted(recording: Path, tmp_path: Path, embed: EmbedConfig) -> tuple[float, float]:
     """Spread and effective rank of the embeddings after a short training without a decoder."""
-    config = debug(recording, updates=60, batch=16, shift=0)
+    config = debug(recording, updates=40, batch=12, window=3, shift=0)
     config = replace(
         config,
         model=replace(config.model, summary=True),
         loss=LossConfig(objective="embed", shown=3, embed=embed),
-        optim=replace(config.optim, lr=4e-3),
+        optim=replace(config.optim, lr=8e-3),
     )
     trainer = Trainer(config, tmp_path / "none")
-    for _ in range(60):
+    for _ in range(40):
         trainer.advance()
     trainer.windows.close()
     with torch.no_grad():
