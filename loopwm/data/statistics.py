@@ -85,7 +85,7 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _moments_of_bytes(column: np.ndarray, rows: np.ndarray, at_once: int) -> tuple[np.ndarray, np.ndarray]:
     """The same of `rows` of images (rows, H, W, C) uint8 per channel, block by block; sums of integers are exact."""
-    sums, squares = np.zeros((2, *column.shape[1:]), dtype=np.int64)
+    sums, squares = (np.zeros(column.shape[1:], dtype=np.int64) for _ in range(2))
     for block in np.array_split(rows, max(1, -(-len(rows) // at_once))):
         images = column[block]
         sums += images.sum(axis=0, dtype=np.uint32)

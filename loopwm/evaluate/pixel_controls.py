@@ -50,7 +50,7 @@ class LinearComponents:
 
     def code(self, images: Array) -> npt.NDArray[np.float32]:
         """Images (B, H, W, C) -> their components (B, R)."""
-        return (self._flat(images) - self.mean) @ self.axes
+        return np.asarray((self._flat(images) - self.mean) @ self.axes, np.float32)
 
     def predict(self, observation: Array, actions: Array) -> Array:
         """Two images (B, 2, H, W, C) and actions (B, K, A) -> the K images that follow, in environment units."""
