@@ -41,13 +41,15 @@ class RunConfig:
     def _check_summary(self) -> None:
         if self.loss.trains_summary and not self.model.summary:
             raise UserError(
-                "loss.decoding 'deferred' trains the summary head, and this model has none: start from the preset "
+                "loss.objective 'embed' trains the summary head, and this model has none: set model.summary."
+                if self.loss.objective == "embed"
+                else "loss.decoding 'deferred' trains the summary head, and this model has none: start from the preset "
                 "'deferred', set model.summary, or set loss.deferred.alpha to 0."
             )
         if self.model.summary and not self.loss.trains_summary:
             raise UserError(
                 "model.summary builds a head that nothing here trains: it needs loss.decoding 'deferred' with "
-                "loss.deferred.alpha above 0."
+                "loss.deferred.alpha above 0, or loss.objective 'embed'."
             )
 
     def _check_halting(self) -> None:
@@ -63,10 +65,10 @@ class RunConfig:
                 f"halt.mode '{mode}' reads every loop, so it needs model.loop.gradient 'all', not "
                 f"'{self.model.loop.gradient}'."
             )
-        if self.loss.decoding != "each" or self.loss.imagined:
+        if self.loss.decoding != "each" or self.loss.imagined or self.loss.objective != "decode":
             raise UserError(
                 f"halt.mode '{mode}' decodes every step of a partly observed window, so it needs loss.decoding 'each' "
-                "without loss.imagined."
+                "without loss.imagined, and loss.objective 'decode'."
             )
 
 
@@ -77,10 +79,11 @@ class Preset:
     Attributes:
         intent: what it is for, one line.
         config: the run.
-        episodes: how many billiards episodes `demo` and `study` record for it.
+        episodes: how many episodes `demo` and `study` record for it.
         rates: learning rates that every system may choose from, on validation; a single one is taken as it is.
         rate_updates: length of the short runs behind that choice.
         evaluation: how much is evaluated.
+        world: what they record; its episodes are what `episodes` counts.
     """
 
     intent: str
@@ -89,6 +92,7 @@ class Preset:
     rates: tuple[float, ...]
     rate_updates: int
     evaluation: EvaluateConfig
+    world: str = "billiards"
 
 
 # One precision for all systems: no comparison may depend on which one a busy machine happened to measure as faster.
@@ -132,6 +136,21 @@ PRESETS: dict[str, Preset] = {
         rates=(4e-3, 8e-3, 1.6e-2),
         rate_updates=300,
         evaluation=EvaluateConfig(transitions=5000, horizon=20, rollouts=500, stability_steps=1000),
+    ),
+    "pixels": Preset(
+        "billiards seen as images of 64 by 64: windows long enough to remember in, and random shifts",
+        RunConfig(
+            data=Path("data/billiards-pixels.h5"),
+            model=ModelConfig(tokens=16, loop=LoopConfig(mu=4)),
+            optim=OptimConfig(lr=4e-3),
+            loss=LossConfig(shown=4),
+            train=TrainConfig(batch=16, window=8, shift=4, precision="float32"),
+        ),
+        episodes=2000,
+        rates=(4e-3,),
+        rate_updates=300,
+        evaluation=EvaluateConfig(),
+        world="billiards-pixels",
     ),
     "demo": Preset(
         "the same model, fewer updates, so that three systems and their report take less than ten minutes",

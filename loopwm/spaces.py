@@ -14,24 +14,24 @@ from loopwm.errors import UserError
 
 @dataclass(frozen=True)
 class ObservationSpec:
-    """An observation: a flat vector (S,) or a set of entities (M, F), float32.
+    """An observation: a flat vector (S,) or a set of entities (M, F), float32, or an image (H, W, C), uint8.
 
     Attributes:
-        kind: `vector` or `entities`; entities are an unordered set, one latent token each.
-        shape: (S,) or (M, F).
-        names: names of the last axis, same length as `shape[-1]`.
+        kind: `vector`, `entities` or `image`; entities are an unordered set, one latent token each.
+        shape: (S,), (M, F) or (H, W, C).
+        names: names of the last axis, same length as `shape[-1]`; the channels of an image.
         rates: pairs (feature, its time derivative), both from `names`; used by the constant-velocity control.
         dt: seconds per environment step; 0 when unknown.
     """
 
-    kind: Literal["vector", "entities"]
+    kind: Literal["vector", "entities", "image"]
     shape: tuple[int, ...]
     names: tuple[str, ...]
     rates: tuple[tuple[str, str], ...] = ()
     dt: float = 0.0
 
     def __post_init__(self) -> None:
-        expected = {"vector": 1, "entities": 2}[self.kind]
+        expected = {"vector": 1, "entities": 2, "image": 3}[self.kind]
         if len(self.shape) != expected or min(self.shape) < 1:
             raise UserError(
                 f"An observation of kind '{self.kind}' needs {expected} positive dimension(s), got shape {self.shape}."
@@ -49,8 +49,18 @@ class ObservationSpec:
 
     @property
     def num_features(self) -> int:
-        """Length of the last axis: S of a vector, F of a set of entities."""
+        """Length of the last axis: S of a vector, F of a set of entities, C of an image."""
         return self.shape[-1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the recorded numbers: uint8 for an image, otherwise float32, little-endian on disk."""
+        return np.dtype("u1" if self.kind == "image" else "<f4")
+
+    @property
+    def warmup(self) -> int:
+        """Transitions to be watched before predictions can be right: an image shows where things are, not how fast."""
+        return 3 if self.kind == "image" else 0
 
     @classmethod
     def from_gymnasium(
@@ -60,23 +70,38 @@ class ObservationSpec:
         rates: tuple[tuple[str, str], ...] = (),
         dt: float = 0.0,
     ) -> ObservationSpec:
-        """A 1-D Box is a vector, a 2-D Box is a set of entities.
+        """A 1-D Box is a vector, a 2-D Box is a set of entities, a 3-D Box of uint8 is an image.
 
         Raises:
             UserError: any other space.
         """
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) not in (1, 2):
+        image = len(space.shape or ()) == 3 and space.dtype == np.uint8
+        if not isinstance(space, gymnasium.spaces.Box) or (len(space.shape) not in (1, 2) and not image):
             raise UserError(
-                f"Observation space {space} is not supported: give a 1-D Box (vector) or a 2-D Box (entities x "
-                "features), for example through gymnasium.wrappers.FlattenObservation."
+                f"Observation space {space} is not supported: give a 1-D Box (vector), a 2-D Box (entities x "
+                "features) or a 3-D Box of uint8 (image), for example through gymnasium.wrappers.FlattenObservation."
             )
+        if image:
+            return cls("image", tuple(space.shape), names or channel_names(space.shape[-1]), rates, dt)
         kind = "vector" if len(space.shape) == 1 else "entities"
         names = names or tuple(f"feature{i}" for i in range(space.shape[-1]))
         return cls(kind, tuple(space.shape), names, rates, dt)
 
+    def recorded(self, values: np.ndarray) -> np.ndarray:
+        """Predicted numbers (..., *S) as a world would give them: an image in whole bytes."""
+        return values.round().clip(0, 255).astype(np.uint8) if self.kind == "image" else values
+
     def to_gymnasium(self) -> gymnasium.spaces.Box:
-        """A Box of this shape without bounds, since none are stored."""
+        """A Box of this shape: of bytes for an image, otherwise without bounds, since none are stored."""
+        if self.kind == "image":
+            return gymnasium.spaces.Box(0, 255, self.shape, np.uint8)
         return gymnasium.spaces.Box(-np.inf, np.inf, self.shape, np.float32)
+
+
+def channel_names(channels: int) -> tuple[str, ...]:
+    """What the channels of an image are called where nobody says."""
+    known = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
+    return known.get(channels, tuple(f"channel{i}" for i in range(channels)))
 
 
 @dataclass(frozen=True)

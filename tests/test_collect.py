@@ -102,7 +102,7 @@ def test_an_unknown_world_names_the_closest_one(tmp_path: Path):
         collect(CollectConfig(world="biliards"), tmp_path / "out.h5")
     with pytest.raises(UserError, match="choose one of: billiards"):
         find_world("xyz")
-    assert world_names() == ("billiards", "three-bodies", "fluid", "cloth", "soft-cube")
+    assert world_names() == ("billiards", "billiards-pixels", "three-bodies", "fluid", "cloth", "soft-cube")
 
 
 @pytest.mark.parametrize("options", [{"episodes": 0}, {"max_steps": -1}, {"steps": -1}, {"workers": -1}, {"seed": -1}])

@@ -32,12 +32,20 @@ OBSERVATIONS = (
     ObservationSpec("vector", (3,), ("a", "b", "c"), (("a", "b"),), 0.5),
     ObservationSpec("vector", (1,), ("only",)),
     ObservationSpec("entities", (4, 2), ("x", "vx"), (("x", "vx"),), 0.1),
+    ObservationSpec("image", (5, 4, 3), ("red", "green", "blue")),
 )
 ACTIONS = (
     ActionSpec("continuous", 2, (-1.0, -2.0), (1.0, 2.0)),
     ActionSpec("discrete", 3),
     ActionSpec("multi-discrete", 5, (0.0, 0.0), (1.0, 2.0)),
 )
+
+
+def seen(generator: np.random.Generator, length: int, spec: ObservationSpec) -> np.ndarray:
+    shape = (length + 1, *spec.shape)
+    if spec.kind == "image":
+        return generator.integers(0, 256, shape, np.uint8)
+    return generator.normal(size=shape).astype(np.float32)
 
 
 @st.composite
@@ -55,7 +63,7 @@ def recordings(draw: st.DrawFn) -> tuple[StoreMeta, list[Episode]]:
             actions = generator.uniform(action.low, action.high, (length, action.size))
         episodes.append(
             Episode(
-                generator.normal(size=(length + 1, *observation.shape)).astype(np.float32),
+                seen(generator, length, observation),
                 actions.astype(np.float32),
                 generator.normal(size=length).astype(np.float32),
                 draw(st.booleans()),

@@ -119,7 +119,6 @@ def test_choices_are_read_as_one_hot_parts() -> None:
 @pytest.mark.parametrize(
     ("seen", "act", "words"),
     [
-        (spaces.Box(0, 255, (8, 8, 3), np.uint8), BOX, "shows images of shape (8, 8, 3)"),
         (spaces.Sequence(BOX), BOX, "a space of varying size (Sequence)"),
         (BOX, spaces.Dict({"a": BOX}), "only Box, Discrete, MultiDiscrete and MultiBinary"),
     ],

@@ -337,7 +337,7 @@ def test_a_certificate_is_shown_only_for_the_weights_it_was_made_for(runs, tmp_p
 
 
 def test_the_loops_of_every_step_are_coloured():
-    scene = scene_of("billiards")
+    scene = scene_of("billiards", ObservationSpec("entities", (6, 5), ("x", "y", "vx", "vy", "cue")))
     assert scene is not None
     spending = Spending((1, 7, 4), 7)
     observation = np.zeros((6, 5), np.float32)

@@ -242,6 +242,11 @@ def read_recording(path: Path, run: Path, model: WorldModel) -> tuple[Recording,
         meta = store.meta
         if (model.observation, model.action) != (meta.observation, meta.action):
             raise UserError(f"{run} was trained on another world than '{meta.world}'; give a recording of its own.")
+        if model.observation.kind == "image":
+            raise UserError(
+                f"{run} sees images, and calibration is for rollouts that begin at a single observation, which an "
+                "image does not allow: it hides speeds; take a threshold from the frontier of loopwm evaluate instead."
+            )
         splits = {name: store.split(name) for name in ("train", "validation", "test")}
         return Recording(open_memmap(store), splits, store.fingerprints), store.digest
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from loopwm.model.block import Block
 from loopwm.model.certified import CertifiedCore
 from loopwm.model.core import LoopedCore
-from loopwm.model.encoders import EntityEncoder, VectorEncoder
+from loopwm.model.encoders import ObservationEncoder, VectorEncoder
+from loopwm.model.images import ConvEncoder, PatchEncoder
 from loopwm.model.world_model import WorldModel
 
 OBSERVED = 10.0
@@ -95,11 +96,20 @@ def input_reach(model: WorldModel, observed: float) -> Reach:
     return total
 
 
-def observation_reach(encoder: EntityEncoder | VectorEncoder, observed: float) -> Reach:
+def observation_reach(encoder: ObservationEncoder, observed: float) -> Reach:
     """Of E(o) for |o| <= observed standard deviations, per number."""
-    channel = observed * encoder.embed.weight.abs().sum(1) + encoder.embed.bias.abs()
+    seen = torch.full_like(encoder.embed.weight[0], observed)
+    if isinstance(encoder, ConvEncoder):
+        seen = seen.new_full((encoder.shape[-1],), observed)
+        for stage in encoder.stages:
+            assert isinstance(stage, nn.Conv2d) and stage.bias is not None
+            # Per channel, whatever the pixel: |GELU(x)| <= |x|, and the padding is 0.
+            seen = stage.weight.abs().sum((2, 3)) @ seen + stage.bias.abs()
+    channel = encoder.embed.weight.abs() @ seen + encoder.embed.bias.abs()
     if isinstance(encoder, VectorEncoder):
         channel = (channel.view_as(encoder.position) + encoder.position.abs()).amax(0)
+    elif isinstance(encoder, ConvEncoder | PatchEncoder):
+        channel = channel + encoder.position.abs().amax(0)
     return Reach(channel, float(channel.norm()))
 
 

@@ -46,10 +46,11 @@ def main(words: list[str]) -> None:
     ):
         collect(config, out, advance)
     with Store.open(out) as store:
+        preset = "pixels " if store.meta.observation.kind == "image" else ""
         print(
             f"Recorded {store.num_episodes} episodes of {config.world} with {store.num_transitions} transitions: {out}"
         )
-    print(f"next: loopwm train --data {shlex.quote(str(out))}")
+    print(f"next: loopwm train {preset}--data {shlex.quote(str(out))}")
 
 
 def file_name(world: str) -> str:

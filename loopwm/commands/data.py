@@ -75,8 +75,8 @@ def main(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         lines = [f"  {one:<10}{(what.__doc__ or '').splitlines()[0]}" for one, what in COMMANDS.items()]
         print(
-            "usage: loopwm data COMMAND [options]\n\nRecordings in any format.\n\noptions: -h, --help, of each as well\n\n"
-            "commands:\n" + "\n".join(lines)
+            "usage: loopwm data COMMAND [options]\n\nRecordings in any format.\n\noptions: -h, --help, of each as "
+            "well\n\ncommands:\n" + "\n".join(lines)
         )
         return
     if name not in COMMANDS:

@@ -57,6 +57,7 @@ def main(words: list[str]) -> None:
 def table(result: Evaluation) -> str:
     """The main errors of an evaluation, one a line."""
     from loopwm.evaluate.early import in_words
+    from loopwm.evaluate.tables import pictures as pictures_of
 
     info = result.run
     early = f"exit {in_words(result.early.exit, info.loops)}" if result.early else ""
@@ -80,6 +81,10 @@ def table(result: Evaluation) -> str:
             lines += [row(early, result.early.open_loop[steps - 1])]
     if result.early is not None:
         lines += [f"  {spent(result.early.open_loop_loops, info.loops)}"]
+    pictures = pictures_of(result)
+    if pictures is not None:
+        lines += [f"imagined images, PSNR in dB at {', '.join(pictures.heads)}"]
+        lines += [f"  {name:<36}{''.join(f'{cell.text:>8}' for cell in cells)}" for name, cells in pictures.rows]
     if result.frontier is not None:
         lines += [frontier_line(result.frontier)]
     return "\n".join(lines)

@@ -21,6 +21,8 @@ MANIFEST = "store.json"
 class Columns:
     """The flat columns of a store, see `loopwm.data.store` for the row layout. All float32 unless said.
 
+    An observation that is an image is uint8.
+
     Attributes:
         meta, digest: of the store.
         observation: (rows, *S).
@@ -86,13 +88,28 @@ def _intact(folder: Path, names: tuple[str, ...]) -> bool:
         return False
 
 
+def _save(store: Store, name: str, path: Path) -> None:
+    """One column as a .npy file, block by block: images need not fit into memory."""
+    rows, (shape, dtype) = (
+        int((store.ep_len + 1).sum()),
+        (store.meta.column_shapes()[name], store.meta.column_type(name)),
+    )
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows, *shape)}
+    step = store.meta.rows_at_once
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        # Written, and not mapped: on a full disk a write raises, where a mapped page would kill the process.
+        for first in range(0, rows, step):
+            stream.write(np.ascontiguousarray(store.read(name, slice(first, first + step)), dtype).data)
+
+
 def _build(store: Store, names: tuple[str, ...], folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     damaged = aside.with_name(aside.name.replace("building", "damaged"))
     try:
         for name in names:
-            np.save(aside / _file(name), store.read(name))
+            _save(store, name, aside / _file(name))
         checksums = {name: file_digest(aside / _file(name)) for name in names}
         manifest = {"digest": store.digest, "store": store.path.name, "checksums": checksums}
         (aside / MANIFEST).write_text(json.dumps(manifest) + "\n")

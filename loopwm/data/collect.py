@@ -63,7 +63,7 @@ def collect(
     policy_for(config, world)
     meta = describe(world, config, out)
     # Closed here whatever happens: left to the garbage collector, it would stop its workers from any thread, any time.
-    with contextlib.closing(_record_all(config, world, own)) as episodes:
+    with contextlib.closing(_record_all(config, world, own, _per_task(meta, config))) as episodes:
         write_store(out, _counted(episodes, config, progress), meta)
     return meta
 
@@ -108,12 +108,14 @@ def _counted(
 
 def describe(world: World, config: CollectConfig, out: Path) -> StoreMeta:
     """The metadata of a recording of `world`."""
-    env = world.make(config.max_steps)
+    # Closed at once: one that draws holds a part of the graphics card, which the workers want.
+    with contextlib.closing(world.make(config.max_steps)) as env:
+        seen, act = env.observation_space, env.action_space
     packages = ("loopwm", "numpy", "gymnasium", "h5py", *world.packages)
     return StoreMeta(
         world=world.name,
-        observation=ObservationSpec.from_gymnasium(env.observation_space, world.features, world.rates, world.dt),
-        action=ActionSpec.from_gymnasium(env.action_space),
+        observation=ObservationSpec.from_gymnasium(seen, world.features, world.rates, world.dt),
+        action=ActionSpec.from_gymnasium(act),
         label_names=world.labels,
         seed=config.seed,
         command=f"loopwm collect {config.world} --out {shlex.quote(out.name)} --episodes {config.episodes} "
@@ -137,9 +139,16 @@ def _record_range(config: CollectConfig, world: bytes | None, first: int, last: 
     return [recorder.record(index) for index in range(first, last)]
 
 
-def _record_all(config: CollectConfig, world: World, own: bytes | None) -> Generator[Episode, None, None]:
+def _per_task(meta: StoreMeta, config: CollectConfig) -> int:
+    """Episodes that a worker hands over together: few where they are images, which would fill the memory."""
+    return max(1, min(_EPISODES_PER_TASK, meta.rows_at_once // (4 * config.max_steps)))
+
+
+def _record_all(
+    config: CollectConfig, world: World, own: bytes | None, per_task: int
+) -> Generator[Episode, None, None]:
     """Every episode in order, whichever worker made it."""
-    edges = [*range(0, config.episodes, _EPISODES_PER_TASK), config.episodes]
+    edges = [*range(0, config.episodes, per_task), config.episodes]
     tasks = list(itertools.pairwise(edges))
     workers = min(config.workers or os.cpu_count() or 1, len(tasks))
     if workers == 1:

@@ -12,7 +12,7 @@ from loopwm.errors import UserError
 
 @dataclass(frozen=True)
 class Episode:
-    """L transitions between L+1 observations, all float32.
+    """L transitions between L+1 observations, all float32; images are uint8.
 
     Transition k is (observations[k], actions[k]) -> (rewards[k], continues[k], observations[k + 1]).
 
@@ -71,13 +71,21 @@ class Episode:
     def fingerprint(self) -> bytes:
         """16 bytes that depend on what happened (observations, actions, rewards, ending) and on nothing else."""
         digest = hashlib.blake2b(digest_size=16)
-        for column in (self.observations, self.actions, self.rewards):
-            digest.update(np.ascontiguousarray(column, dtype="<f4").data)
+        seen = "u1" if is_image(self.observations) else "<f4"
+        for column, kind in ((self.observations, seen), (self.actions, "<f4"), (self.rewards, "<f4")):
+            digest.update(np.ascontiguousarray(column, dtype=kind).data)
         digest.update(bytes([self.terminated]))
         return digest.digest()
 
 
+def is_image(observations: np.ndarray) -> bool:
+    """Whether observations (L+1, *S) are images as they are recorded, (L+1, H, W, C) uint8."""
+    return observations.dtype == np.uint8 and observations.ndim == 4
+
+
 def first_not_finite(values: np.ndarray) -> int | None:
     """Index along the leading axis of the NaN or infinity that comes soonest, None if all is finite."""
+    if np.issubdtype(values.dtype, np.integer):
+        return None
     bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     return int(bad.argmax()) if bad.any() else None

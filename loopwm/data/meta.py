@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from loopwm.errors import UserError
 from loopwm.spaces import ActionSpec, ObservationSpec
 
@@ -60,7 +62,7 @@ class StoreMeta:
         return cls(**values)
 
     def column_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Dataset path -> shape of one row, for every float32 column."""
+        """Dataset path -> shape of one row, for every column of rows."""
         shapes: dict[str, tuple[int, ...]] = {
             "observation": self.observation.shape,
             "action": (self.action.stored_size,),
@@ -68,6 +70,16 @@ class StoreMeta:
             "continue": (),
         }
         return shapes | {f"label/{name}": () for name in self.label_names}
+
+    def column_type(self, name: str) -> np.dtype:
+        """Type of a column: uint8 for images, float32 for all else."""
+        return self.observation.dtype if name == "observation" else np.dtype("<f4")
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are read or written together: many small ones, or some 64 MiB of large ones."""
+        bytes_a_row = self.observation.size * self.observation.dtype.itemsize
+        return max(1, min(2**16, 2**26 // bytes_a_row))
 
 
 def read_meta(path: Path, text: object) -> StoreMeta:

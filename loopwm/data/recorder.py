@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 
 from loopwm.data.config import CollectConfig
-from loopwm.data.episode import Episode
+from loopwm.data.episode import Episode, is_image
 from loopwm.data.policies import Actor, policy_for
 from loopwm.envs.registry import Policy, World
 from loopwm.errors import LoopwmError, UserError
@@ -64,13 +64,19 @@ def record_episode(
             columns[taken, i] = info[name]
         taken += 1
     return Episode(
-        observations=np.array(observations, dtype=np.float32),
+        observations=_stacked(observations),
         actions=actions[:taken],
         rewards=rewards[:taken],
         terminated=bool(terminated),
         labels={name: columns[:taken, i] for i, name in enumerate(world.labels)},
         seed=seed,
     )
+
+
+def _stacked(observations: list[np.ndarray]) -> np.ndarray:
+    """(L+1, *S): images as they are, all else in single precision."""
+    stacked = np.array(observations)
+    return stacked if is_image(stacked) else stacked.astype(np.float32)
 
 
 def episode_seed(seed: int, index: int) -> int:

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Statistics:
     """Taken from training episodes only. Entities share one scale per feature, so shapes are (F,), of a vector (S,).
+    All pixels of an image share one scale per channel, (C,).
 
     A spread is never 0: what does not vary has spread 1, so dividing by it is safe. A discrete action is an index and
     keeps mean 0 and spread 1.
 
     Attributes:
-        observation_mean, observation_std: (F,) or (S,) float32.
-        observation_changes: (F,) or (S,) bool, does this feature ever change within an episode? What never does is
-            left out of every score.
+        observation_mean, observation_std: (F,), (S,) or (C,) float32.
+        observation_changes: (F,), (S,) or (C,) bool, does this feature ever change within an episode? What never does
+            is left out of every score.
         action_mean, action_std: (A,) float32.
         reward_mean, reward_std: numbers.
     """
@@ -49,17 +50,21 @@ def compute_statistics(columns: Columns, episodes: np.ndarray) -> Statistics:
     rows = _ranges(offsets, lengths + 1)
     steps = _ranges(offsets, lengths)
     features = columns.observation.shape[-1]
-    observation = columns.observation[rows].reshape(-1, features)
-    changed = np.zeros(features, dtype=bool)
+    changed, at_once = np.zeros(features, dtype=bool), columns.meta.rows_at_once
     # Blocks keep the comparison of large stores from needing another copy of the column.
-    for block in np.array_split(steps, max(1, len(steps) // 2**16)):
+    for block in np.array_split(steps, max(1, len(steps) // at_once)):
         moved = columns.observation[block + 1] != columns.observation[block]
         changed |= moved.reshape(-1, features).any(axis=0)
+        if changed.all():
+            break
     if indices := len(columns.meta.action.choices):
         action_mean, action_std = np.zeros(indices, dtype=np.float32), np.ones(indices, dtype=np.float32)
     else:
         action_mean, action_std = _moments(columns.action[steps])
-    observation_mean, observation_std = _moments(observation)
+    if columns.observation.dtype == np.uint8:
+        observation_mean, observation_std = _moments_of_bytes(columns.observation, rows, at_once)
+    else:
+        observation_mean, observation_std = _moments(columns.observation[rows].reshape(-1, features))
     reward_mean, reward_std = _moments(columns.reward[steps][:, None])
     return Statistics(
         observation_mean,
@@ -75,7 +80,24 @@ def compute_statistics(columns: Columns, episodes: np.ndarray) -> Statistics:
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread over the leading axis, accumulated in float64."""
     mean = values.mean(axis=0, dtype=np.float64)
-    std = values.std(axis=0, dtype=np.float64)
+    return _divisors(mean, values.std(axis=0, dtype=np.float64))
+
+
+def _moments_of_bytes(column: np.ndarray, rows: np.ndarray, at_once: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same of `rows` of images (rows, H, W, C) uint8 per channel, block by block; sums of integers are exact."""
+    sums, squares = (np.zeros(column.shape[1:], dtype=np.int64) for _ in range(2))
+    for block in np.array_split(rows, max(1, -(-len(rows) // at_once))):
+        images = column[block]
+        sums += images.sum(axis=0, dtype=np.uint32)
+        # A square of a byte fits into 16 bits, and 65536 of them into 32.
+        squares += np.square(images, dtype=np.uint16).sum(axis=0, dtype=np.uint32)
+    pixels = len(rows) * sums[..., 0].size
+    mean = sums.sum(axis=(0, 1)) / pixels
+    return _divisors(mean, np.sqrt(squares.sum(axis=(0, 1)) / pixels - mean**2))
+
+
+def _divisors(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread in float32, the spread fit to be divided by."""
     # Rounding gives a constant a spread of about 1e-8 times its size, which must not become a divisor.
     constant = std <= 1e-6 * np.maximum(1.0, np.abs(mean))
     return mean.astype(np.float32), np.where(constant, 1.0, std).astype(np.float32)

@@ -5,6 +5,7 @@ Row `ep_offset + k` holds o_k and the transition that leaves it: a_k, r_k, c_k a
 an observation; its transition columns are zero and never read.
 
     observation (rows, *S)   action (rows, A)   reward (rows,)   continue (rows,)   label/<name> (rows,)      float32
+                             (an observation that is an image: uint8, gzip)
     ep_len  ep_offset  ep_seed  (episodes,) int64       ep_terminated (episodes,) bool       attribute `loopwm`: JSON
 """
 
@@ -52,10 +53,19 @@ class EpisodeWriter:
         self._terminated: list[bool] = []
         file.attrs[ATTRIBUTE] = meta.to_json()
         for name, shape in meta.column_shapes().items():
-            # About 64 KiB a chunk; the checksum turns a damaged disk into an error instead of a wrong number.
-            rows = max(1, 2**14 // int(np.prod(shape, dtype=np.int64)))
+            size, dtype = int(np.prod(shape, dtype=np.int64)), meta.column_type(name)
+            # About 64 KiB a chunk; the checksum turns a damaged disk into an error instead of a wrong number. Frames of
+            # an episode resemble each other, so more of them together compress better; any reader knows gzip.
+            image = dtype == np.uint8
             file.create_dataset(
-                name, (0, *shape), "<f4", maxshape=(None, *shape), chunks=(rows, *shape), fletcher32=True
+                name,
+                (0, *shape),
+                dtype,
+                maxshape=(None, *shape),
+                chunks=(max(1, (2**18 if image else 2**14) // size), *shape),
+                compression="gzip" if image else None,
+                compression_opts=1 if image else None,
+                fletcher32=True,
             )
 
     def append(self, episode: Episode) -> None:
@@ -71,6 +81,11 @@ class EpisodeWriter:
                 f"Episode {number} has observations of shape {episode.observations.shape[1:]} and actions of shape "
                 f"{episode.actions.shape[1:]}, the store expects {meta.observation.shape} and {expected[1:]}."
             )
+        if meta.observation.kind == "image" and episode.observations.dtype != np.uint8:
+            raise UserError(
+                f"Episode {number} has images of type {episode.observations.dtype}, the store expects uint8, from 0 to "
+                "255; scale and round them."
+            )
         if set(episode.labels) != set(meta.label_names):
             raise UserError(
                 f"Episode {number} has the labels {sorted(episode.labels)}, the store expects {list(meta.label_names)}."
@@ -80,7 +95,7 @@ class EpisodeWriter:
         self._lengths.append(episode.length)
         self._seeds.append(episode.seed)
         self._terminated.append(episode.terminated)
-        if self._pending_rows >= _ROWS_PER_FLUSH:
+        if self._pending_rows >= min(_ROWS_PER_FLUSH, meta.rows_at_once):
             self._flush()
 
     def finish(self) -> None:
@@ -102,7 +117,7 @@ class EpisodeWriter:
         if not self._pending:
             return
         for name, shape in self._meta.column_shapes().items():
-            block = np.zeros((self._pending_rows, *shape), dtype=np.float32)
+            block = np.zeros((self._pending_rows, *shape), dtype=self._meta.column_type(name))
             row = 0
             for episode in self._pending:
                 values = _column(episode, name)
@@ -255,7 +270,7 @@ class Store:
         return int(self.ep_len.sum())
 
     def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-        """Rows of a flat column, by its dataset path: (rows, ...) float32."""
+        """Rows of a flat column, by its dataset path: (rows, ...) float32, or uint8 where they are images."""
         return _read(self._file, name, rows)
 
     def episode(self, index: int) -> Episode:
@@ -299,7 +314,7 @@ class Store:
 
     def _stream(self) -> Iterator[Episode]:
         """Every episode in order, without labels, reading large blocks: one small read per episode is slow."""
-        for first, last in _blocks(self.ep_len):
+        for first, last in _blocks(self.ep_len, self.meta.rows_at_once):
             begin = int(self.ep_offset[first])
             rows = slice(begin, int(self.ep_offset[last - 1] + self.ep_len[last - 1]) + 1)
             observation, action, reward = (self.read(name, rows) for name in ("observation", "action", "reward"))
@@ -315,7 +330,7 @@ class Store:
                 )
 
 
-def _blocks(lengths: np.ndarray, rows: int = 2**16) -> Iterator[tuple[int, int]]:
+def _blocks(lengths: np.ndarray, rows: int) -> Iterator[tuple[int, int]]:
     """Ranges of episodes [first, last) of about `rows` rows each."""
     block = np.cumsum(lengths + 1) // rows
     edges = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(lengths)]
@@ -337,17 +352,22 @@ def _check_table(store: Store) -> None:
         )
     rows = int((lengths + 1).sum())
     for name, shape in store.meta.column_shapes().items():
-        found = _dataset(store._file, name).shape
-        if found != (rows, *shape):
+        dataset = _dataset(store._file, name)
+        if dataset.shape != (rows, *shape):
             raise UserError(
-                f"{store.path} has '{name}' of shape {found}, its metadata and episode table ask for {(rows, *shape)}; "
-                "record it again."
+                f"{store.path} has '{name}' of shape {dataset.shape}, its metadata and episode table ask for "
+                f"{(rows, *shape)}; record it again."
+            )
+        image = store.meta.column_type(name) == np.uint8
+        if image and dataset.dtype != np.uint8:
+            raise UserError(
+                f"{store.path} has images of type {dataset.dtype}, and they have to be uint8; record it again."
             )
 
 
 def _check_rows(store: Store) -> None:
     """Finite everywhere; `continue` agrees with the table; nothing in the transition columns of a final row."""
-    for first, last in _blocks(store.ep_len):
+    for first, last in _blocks(store.ep_len, store.meta.rows_at_once):
         begin = int(store.ep_offset[first])
         lengths, offsets = store.ep_len[first:last], store.ep_offset[first:last] - begin
         rows = slice(begin, begin + int((lengths + 1).sum()))

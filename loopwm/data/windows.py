@@ -17,7 +17,7 @@ class Windows:
     """A batch of B windows of K transitions, each inside one episode. float32 unless said.
 
     Attributes:
-        observations: (B, K+1, *S), in environment units.
+        observations: (B, K+1, *S), in environment units; uint8 where they are images, as the device converts faster.
         actions: (B, K, A).
         rewards, continues: (B, K).
         labels: name -> (B, K).
@@ -56,6 +56,10 @@ class Windows:
     def to(self, device: torch.device | str) -> Windows:
         """The same windows on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Windows:
+        """The same windows in page-locked memory, from where an accelerator can copy while it computes."""
+        return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Windows:
         return Windows(
@@ -104,10 +108,19 @@ class WindowSampler:
         Raises:
             UserError: no episode is long enough.
         """
+        windows = self.draw(self._draws, batch, length)
+        self.skip()
+        return windows
+
+    def skip(self) -> None:
+        """Count a draw as made."""
+        self._draws += 1
+
+    def draw(self, number: int, batch: int, length: int) -> Windows:
+        """Draw `number`, whatever was drawn before; see `sample`."""
         ends = self.ends(length)
         # A counter-based generator: seeking to draw n costs nothing.
-        generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, self._draws]))
-        self._draws += 1
+        generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, number]))
         flat = generator.integers(ends[-1], size=batch)
         which = np.searchsorted(ends, flat, side="right")
         start = flat - np.where(which > 0, ends[which - 1], 0)
@@ -132,10 +145,15 @@ class WindowSampler:
         self._seed, self._draws = state.seed, state.draws
 
 
-def all_windows(columns: Columns, episodes: np.ndarray, length: int, stride: int = 1, start: int = 0) -> Windows:
+def all_windows(
+    columns: Columns, episodes: np.ndarray, length: int, stride: int = 1, start: int = 0, most: int | None = None
+) -> Windows:
     """Every window that starts at transition `start`, `start + stride`, ... of each episode and fits inside it.
 
     Ordered by episode as given, then by start.
+
+    Args:
+        most: keep so many, evenly spaced, if there are more; all when None.
 
     Raises:
         UserError: no episode is long enough.
@@ -146,7 +164,11 @@ def all_windows(columns: Columns, episodes: np.ndarray, length: int, stride: int
     fits = _num_starts(columns, episodes, start + length)
     counts = -(-fits // stride)
     starts = [np.arange(count) * stride + start for count in counts]
-    return gather(columns, np.repeat(episodes, counts), np.concatenate(starts), length)
+    owner, begin = np.repeat(episodes, counts), np.concatenate(starts)
+    if most is not None and len(begin) > most:
+        kept = np.linspace(0, len(begin) - 1, most).round().astype(np.int64)
+        owner, begin = owner[kept], begin[kept]
+    return gather(columns, owner, begin, length)
 
 
 def gather(columns: Columns, episode: np.ndarray, start: np.ndarray, length: int) -> Windows:

@@ -1,6 +1,7 @@
 """Any registered Gymnasium environment as a world: `gym:CartPole-v1`.
 
 What it observes is flattened to one vector, and what it does becomes numbers or indices; see `AsVector`, `Indexed`.
+Images stay images, and `gym:HalfCheetah-v5@64` is seen as images of that size instead; see `gymnasium_pixels.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.error import Error as GymnasiumError
 
+from loopwm.envs import gymnasium_pixels as pixels
 from loopwm.envs.gymnasium_mujoco import measured, observed_rates, runs_on_mujoco, seconds_per_step
 from loopwm.envs.mujoco_labels import LABELS
 from loopwm.envs.registry import World
 from loopwm.errors import UserError
+from loopwm.spaces import channel_names
 
 PREFIX = "gym:"
 # What the MuJoCo environments of Gymnasium import besides.
@@ -33,23 +36,25 @@ def gymnasium_world(name: str) -> World:
     Raises:
         UserError: no such environment, a missing package, or spaces that cannot be recorded.
     """
-    env_id = name.removeprefix(PREFIX)
-    env = made(env_id, 0)
-    features = feature_names(env.unwrapped.observation_space)
+    env_id, side = pixels.split_size(name.removeprefix(PREFIX))
+    env = made(env_id, 0, side)
+    seen = env.observation_space
+    image = len(seen.shape or ()) == 3
+    features = channel_names(seen.shape[-1]) if image and seen.shape else feature_names(env.unwrapped.observation_space)
     limit = env.spec.max_episode_steps if env.spec is not None else None
     on_mujoco = runs_on_mujoco(env)
-    rates = observed_rates(env, features) if on_mujoco else ()
+    rates = observed_rates(env, features) if on_mujoco and not image else ()
     env.close()
     return World(
         name=name,
-        summary=f"{env_id}, registered with Gymnasium",
-        make=lambda max_steps: made(env_id, max_steps),
+        summary=f"{env_id}, registered with Gymnasium" + (f", as images of {side} by {side} pixels" if side else ""),
+        make=lambda max_steps: made(env_id, max_steps, side),
         features=features,
         rates=rates,
         dt=seconds_per_step(env) if on_mujoco else 0.0,
         labels=LABELS if on_mujoco else (),
         max_steps=limit or 0,
-        packages=packages(env),
+        packages=(*packages(env), *(("pillow",) if image else ())),
     )
 
 
@@ -91,15 +96,19 @@ def _own(make: Callable[[], gymnasium.Env], max_steps: int) -> gymnasium.Env:
     return gymnasium.wrappers.TimeLimit(env, max_steps) if max_steps else env
 
 
-def made(env_id: str, max_steps: int) -> gymnasium.Env:
-    """A new environment that observes a vector.
+def made(env_id: str, max_steps: int, side: int = 0) -> gymnasium.Env:
+    """A new environment that observes a vector, or images.
 
     Args:
         max_steps: it truncates its episodes there; 0 leaves the limit it was registered with.
+        side: pixels on each side of the images it observes; 0 leaves the choice between a vector and images of 64 by
+            64 to the environment.
     """
+    # Whether it shows images by itself is known when it is there; that it should be able to draw, it must be told.
+    drawing: dict[str, Any] = {"render_mode": "rgb_array"} if side else {}
     try:
         # What is recorded is checked when it is stored; Gymnasium's checker would look at every step again.
-        env = gymnasium.make(env_id, max_episode_steps=max_steps or None, disable_env_checker=True)
+        env = gymnasium.make(env_id, max_episode_steps=max_steps or None, disable_env_checker=True, **drawing)
     except DependencyNotInstalled as error:
         extra = "mujoco" in str(error).lower()
         fix = 'pip install "loopwm[mujoco]"' if extra else str(error)
@@ -113,8 +122,15 @@ def made(env_id: str, max_steps: int) -> gymnasium.Env:
         raise UserError(f"{env_id} cannot be imported ({error}); install the package that registers it.") from error
     except ImportError as error:
         raise UserError(f"{env_id} cannot be imported ({error}); install the package that registers it.") from error
+    except TypeError as error:
+        if not side:
+            raise
+        raise UserError(f"{env_id} cannot be drawn ({error}); record it without @{side}.") from error
     # Measured inside, so that the wrappers around see an ordinary environment.
-    return adapted(measured(env) if runs_on_mujoco(env) else env)
+    env = measured(env) if runs_on_mujoco(env) else env
+    if side and not pixels.is_image(env.observation_space):
+        env = pixels.drawn(env, side)
+    return adapted(env, side)
 
 
 def suggestion(env_id: str) -> str:
@@ -125,25 +141,25 @@ def suggestion(env_id: str) -> str:
     return "import the package that registers it as part of the name, as in gym:my_package:MyEnv-v0."
 
 
-def adapted(env: gymnasium.Env) -> gymnasium.Env:
+def adapted(env: gymnasium.Env, side: int = 0) -> gymnasium.Env:
     """The same environment with spaces that can be stored.
+
+    Args:
+        side: pixels on each side of the images it observes, if it does; 0 for 64.
 
     Raises:
         UserError: a space that cannot, and what to wrap it with.
     """
     seen, act = env.observation_space, env.action_space
-    if isinstance(seen, spaces.Box) and len(seen.shape) == 3 and seen.dtype == np.uint8:
-        raise UserError(
-            f"{named(env)} shows images of shape {seen.shape}, and only vectors can be recorded: wrap it so that it "
-            "shows a vector, with gymnasium.wrappers.TransformObservation."
-        )
     if not seen.is_np_flattenable:
         raise UserError(
             f"{named(env)} observes a space of varying size ({type(seen).__name__}): wrap it so that it shows a "
             "vector, with gymnasium.wrappers.TransformObservation."
         )
     # A vector already is left alone, so that what is stored is what the environment said.
-    if not (isinstance(seen, spaces.Box) and len(seen.shape) == 1):
+    if pixels.is_image(seen):
+        env = pixels.Resized(env, side or pixels.SIDE)
+    elif not (isinstance(seen, spaces.Box) and len(seen.shape) == 1):
         env = AsVector(env)
     if isinstance(act, spaces.Discrete) and act.start == 0:
         return env

@@ -56,7 +56,7 @@ class Starts:
     """Recorded moments that imagined episodes begin at.
 
     Attributes:
-        observations: (R, W+1, *S) float32; the last is where an episode begins, the W before it are filtered.
+        observations: (R, W+1, *S), as recorded; the last is where an episode begins, the W before it are filtered.
         actions: (R, W, A) float32.
     """
 
@@ -64,21 +64,25 @@ class Starts:
     actions: np.ndarray
 
     @classmethod
-    def of_run(cls, run: Path | str, data: Path | str | None = None, split: Split = "train", warmup: int = 0) -> Starts:
+    def of_run(
+        cls, run: Path | str, data: Path | str | None = None, split: Split = "train", warmup: int | None = None
+    ) -> Starts:
         """As `of`, in `data`, or in what `run` was trained on."""
         return cls.of(read_config(Path(run) / "config.yaml").data if data is None else data, split, warmup)
 
     @classmethod
-    def of(cls, data: Path | str, split: Split = "train", warmup: int = 0) -> Starts:
-        """The beginnings of the recorded episodes of `split`, each after `warmup` observed transitions.
+    def of(cls, data: Path | str, split: Split = "train", warmup: int | None = None) -> Starts:
+        """The beginnings of the recorded episodes of `split`, each after `warmup` observed transitions: none unless
+        said, and three where observations are images, as a single one does not show speeds.
 
         Raises:
             UserError: the recording cannot be read, or no episode of the split has `warmup` transitions.
         """
-        if warmup < 0:
+        if warmup is not None and warmup < 0:
             raise UserError(f"warmup must not be negative, got {warmup}.")
         with Store.open(data) as store:
             columns, episodes = open_memmap(store), store.split(split)
+            warmup = store.meta.observation.warmup if warmup is None else warmup
         episodes = episodes[columns.ep_len[episodes] >= max(warmup, 1)]
         if not len(episodes):
             raise UserError(
@@ -129,7 +133,7 @@ class Dream:
         """Put `rows` where `observation` (R, *S) is in view and `past` (R, N, D) is remembered."""
         self.h[rows], self.embedding[rows] = past, self.model.encode(observation)
         self.seen[rows] = True
-        return observation.cpu().numpy()
+        return self.model.observation.recorded(observation.cpu().numpy())
 
     @torch.no_grad()
     def advance(self, actions: np.ndarray) -> Imagined:
@@ -148,9 +152,8 @@ class Dream:
                 loops[rows] = trace.loops[:, 0]
         self.seen[:] = False
         out = self.model.decode(self.h)
-        return Imagined(
-            *(part.cpu().numpy() for part in (out.observation, out.reward, out.continue_probability, loops))
-        )
+        observation = self.model.observation.recorded(out.observation.cpu().numpy())
+        return Imagined(observation, *(part.cpu().numpy() for part in (out.reward, out.continue_probability, loops)))
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class WorldModelEnv(gymnasium.Env[np.ndarray, Any]):
         run: Path | str,
         data: Path | str | None = None,
         split: Split = "train",
-        warmup: int = 0,
+        warmup: int | None = None,
         device: str = "cpu",
         **settings: Any,
     ) -> WorldModelEnv:
@@ -274,7 +277,7 @@ class WorldModelVectorEnv(VectorEnv):
         num_envs: int,
         data: Path | str | None = None,
         split: Split = "train",
-        warmup: int = 0,
+        warmup: int | None = None,
         device: str = "cpu",
         **settings: Any,
     ) -> WorldModelVectorEnv:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from loopwm.errors import UserError
+from loopwm.spaces import channel_names
 
 Policy = Callable[[Any, np.random.Generator], Any]
 """(o_k as the environment gives it, a generator that is seeded per episode) -> a_k."""
@@ -147,8 +148,23 @@ def installed(world: str, extra: str) -> Iterator[None]:
         ) from error
 
 
+def _billiards_pixels() -> World:
+    from loopwm.envs.physics.billiards import BilliardsConfig
+    from loopwm.envs.physics.billiards_pixels import BilliardsPixels
+
+    return replace(
+        _billiards(),
+        name="billiards-pixels",
+        summary="the same seen from above, as images of 64 by 64 pixels; a single one does not show speeds",
+        make=lambda max_steps: BilliardsPixels(BilliardsConfig(max_steps=max_steps)),
+        features=channel_names(3),
+        rates=(),
+    )
+
+
 _WORLDS: dict[str, Callable[[], World]] = {
     "billiards": _billiards,
+    "billiards-pixels": _billiards_pixels,
     "three-bodies": _three_bodies,
     "fluid": _fluid,
     "cloth": _cloth,

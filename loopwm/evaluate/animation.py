@@ -15,6 +15,7 @@ from loopwm.evaluate.rollout import Array, imagined_observations, open_loop
 from loopwm.evaluate.segments import Segments
 from loopwm.model.config import ExitConfig
 from loopwm.model.world_model import WorldModel
+from loopwm.spaces import ObservationSpec
 
 SIDE, GAP, HEADER, FOOTER = 220, 8, 20, 38
 _BACK, _TEXT, _OUTLINE, _AHEAD = (24, 26, 31), (225, 225, 225), (255, 255, 255), (52, 56, 64)
@@ -29,16 +30,25 @@ class Scene:
     Attributes:
         draw: observation (*S) -> image (SIDE, SIDE, 3) uint8.
         outlines: observation (*S) -> circles (centre x, centre y, radius) in pixels, to show the truth over a guess.
-        note: the world's sizes in words, for captions.
+        note: what is to be seen, in words, for captions. worry: and what would be bad.
+        left: what is shown on the left.
     """
 
     draw: Callable[[Array], npt.NDArray[np.uint8]]
     outlines: Callable[[Array], list[tuple[float, float, float]]]
     note: str
+    worry: str
+    left: str = "engine"
 
 
-def scene_of(world: str) -> Scene | None:
-    """The scene of a world that can be drawn from an observation, else None."""
+def scene_of(world: str, spec: ObservationSpec) -> Scene | None:
+    """The scene of a world that can be drawn from an observation, else None; an image shows itself."""
+    if spec.kind == "image" and spec.num_features in (1, 3, 4):
+        height, width = spec.shape[:2]
+        note = f"Images of {height} by {width} pixels, enlarged."
+        return Scene(
+            picture, lambda _: [], note, "things that blur, vanish or stand still within a few steps.", "recorded"
+        )
     if world != "billiards":
         return None
     from loopwm.envs.physics.billiards import BilliardsConfig, draw
@@ -52,8 +62,19 @@ def scene_of(world: str) -> Scene | None:
             for x, y in observation[:, :2].tolist()
         ]
 
-    note = f"The table is {2 * config.half_width:g} units wide, a disc {2 * config.radius:g}."
-    return Scene(lambda observation: draw(observation, config), outlines, note)
+    note = (
+        "White outlines show where the discs really are. "
+        f"The table is {2 * config.half_width:g} units wide, a disc {2 * config.radius:g}."
+    )
+    worry = "discs that leave their outlines within a few steps, merge, or stand still."
+    return Scene(lambda observation: draw(observation, config), outlines, note, worry)
+
+
+def picture(observation: Array) -> npt.NDArray[np.uint8]:
+    """An image (H, W, C), recorded or imagined, as (SIDE, SIDE, 3) uint8."""
+    pixels = np.asarray(observation).clip(0, 255).round().astype(np.uint8)
+    pixels = pixels[..., :3] if pixels.shape[-1] > 1 else np.repeat(pixels, 3, axis=-1)
+    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST))
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,8 @@ class Animation:
 
     Attributes:
         moving: data URI of an animated GIF. still: data URI of a PNG with a few of its frames.
-        steps: how many steps are imagined. episode, start: where the recording comes from.
+        steps: how many steps are imagined, after `watched` that were seen. episode, start: where the recording comes
+            from.
         rank: share of the candidate rollouts with a smaller error than this one; about one half.
         candidates: full-length rollouts that it was chosen from.
         exit: the rule that rows left the loop by, None if every step made all loops. cap: most loops.
@@ -79,6 +101,7 @@ class Animation:
     exit: ExitConfig | None
     cap: int
     loops: tuple[int, ...]
+    watched: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,14 +134,15 @@ def animate(
     Returns:
         None when no episode lasts as long as the segments do.
     """
-    full = np.flatnonzero(segments.valid.all(axis=1))
+    full = np.flatnonzero(segments.ahead.valid.all(axis=1))
     if len(full) == 0:
         return None
     error = open_loop(model, segments.rows(full), cap, exit=exit).observation
-    order = full[np.argsort(error.mean(axis=1), kind="stable")]
+    order = full[np.argsort(error[:, segments.warmup :].mean(axis=1), kind="stable")]
     middle = len(order) // 2
     chosen = segments.rows(order[middle : middle + 1])
     predicted, used = imagined_observations(model, chosen, cap, exit)
+    chosen = chosen.ahead
     imagined = np.concatenate([chosen.observations[:, :1], predicted], axis=1)[0]
     spending = Spending(tuple(used[0].tolist()), cap or model.default_loops)
     frames = [
@@ -128,7 +152,7 @@ def animate(
     return Animation(
         moving=_gif(frames),
         still=_filmstrip(frames),
-        steps=segments.length,
+        steps=chosen.length,
         episode=int(chosen.episode[0]),
         start=int(chosen.start[0]),
         rank=middle / len(order),
@@ -136,6 +160,7 @@ def animate(
         exit=exit,
         cap=spending.cap,
         loops=spending.loops,
+        watched=segments.warmup,
     )
 
 
@@ -156,7 +181,7 @@ def frame(scene: Scene, true: Array, guess: Array, step: int, spending: Spending
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_OUTLINE)
     pen.rectangle((SIDE, 0, SIDE + GAP - 1, SIDE + HEADER), fill=_BACK)
     pen.rectangle((0, 0, 2 * SIDE + GAP, HEADER - 1), fill=_BACK)
-    pen.text((6, 2), f"engine, step {step}", _TEXT, font)
+    pen.text((6, 2), f"{scene.left}, step {step}", _TEXT, font)
     loops = spending.loops[step - 1] if spending and step else 0
     made = f", {loops} loop{'s'[: loops != 1]}" if loops else ""
     pen.text((SIDE + GAP + 6, 2), f"imagination{made}", _TEXT, font)

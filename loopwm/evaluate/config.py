@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from loopwm.data.split import Split
 from loopwm.errors import UserError
 from loopwm.model.config import ExitConfig
+
+if TYPE_CHECKING:
+    from loopwm.spaces import ObservationSpec
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class EvaluateConfig:
     """Episodes to evaluate on."""
     context: int = 1
     """Steps a one-step prediction may look at: 1 shows only o_k and a_k, more lets the latent carry a memory."""
+    warmup: int | None = None
+    """Transitions that are watched before predictions count; 3 where observations are images, which hide speeds, and
+    none elsewhere when left out."""
     transitions: int = 6000
     """Transitions of the one-step measurements, thinned evenly at random."""
     horizon: int = 40
@@ -69,6 +76,8 @@ class EvaluateConfig:
         for name in (*names, "resamples"):
             if getattr(self, name) < 1:
                 raise UserError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.warmup is not None and self.warmup < 0:
+            raise UserError(f"evaluate.warmup must not be negative, got {self.warmup}.")
         if self.calibrated and self.exit.rule != "fixed":
             raise UserError(
                 f"evaluate takes the calibrated exit or exit.rule '{self.exit.rule}', not both; leave one out."
@@ -76,9 +85,13 @@ class EvaluateConfig:
         if not 0 < self.tolerance < 1:
             raise UserError(f"evaluate.tolerance is a share in (0, 1), got {self.tolerance}.")
 
+    def watched(self, spec: ObservationSpec) -> int:
+        """`warmup`, filled in for this kind of observation."""
+        return spec.warmup if self.warmup is None else self.warmup
+
     def same_sample(self, other: EvaluateConfig) -> bool:
         """Whether two evaluations of one recording looked at the same transitions, so that errors can be paired."""
-        names = ("split", "context", "transitions", "horizon", "stride", "rollouts", "seed")
+        names = ("split", "context", "warmup", "transitions", "horizon", "stride", "rollouts", "seed")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 

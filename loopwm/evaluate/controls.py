@@ -19,7 +19,10 @@ Array = npt.NDArray[np.floating]
 
 
 class Control(Protocol):
-    """Anything that predicts from the opening observation and the actions alone."""
+    """Anything that predicts from the opening observation and the actions alone.
+
+    A control of images may have `images`, the number of them that it is shown; they then come as one array.
+    """
 
     name: str
 
@@ -133,8 +136,15 @@ class LinearDirect:
 
 
 def fit_controls(training: Segments, scorer: Scorer, action: ActionSpec) -> list[Control]:
-    """Every control that makes sense for this world, fitted on segments of the training split."""
+    """Every control that makes sense for this world, fitted on segments of the training split.
+
+    Images name no rates, so nothing is said of constant velocity; their linear control has a module of its own.
+    """
     found: list[Control] = [CopyLast()]
+    if scorer.spec.kind == "image":
+        from loopwm.evaluate.pixel_controls import LinearComponents
+
+        return [*found, LinearComponents(training, scorer, action)]
     if scorer.spec.rates and scorer.spec.dt > 0:
         found.append(ConstantVelocity(scorer.spec))
     return [*found, LinearOneStep(training, scorer, action), LinearDirect(training, scorer, action)]

@@ -189,7 +189,7 @@ def by_difficulty(
     """
     valid = segments.valid
     difficulty = np.asarray(segments.labels[label][valid], np.float64)
-    norm = scorer.target_norm(segments.observations[:, :-1], segments.observations[:, 1:])[valid]
+    norm = scorer.target_norm(segments.observations[:, :-1][valid], segments.observations[:, 1:][valid])
     errors = {loops: one.observation[valid] for loops, one in sweep.items()}
     bins = difficulty_bins(label, difficulty)
     inside = [np.where(bins.index == g, 1.0, np.nan) for g in range(len(bins.names))]

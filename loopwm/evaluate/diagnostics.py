@@ -264,8 +264,8 @@ def stability(model: WorldModel, segments: Segments, *, steps: int, rollouts: in
         low.append(float(norm.min()))
         high.append(float(norm.max()))
         reach.append(float(decoded.max()))
-    recorded = np.abs(scorer.normalise(segments.observations))[..., scorer.changing].max()
-    return Stability(steps, rollouts, every, tuple(low), tuple(high), tuple(reach), float(recorded), nonfinite)
+    recorded = scorer.reach(segments.observations)
+    return Stability(steps, rollouts, every, tuple(low), tuple(high), tuple(reach), recorded, nonfinite)
 
 
 def stretches(
@@ -278,7 +278,7 @@ def stretches(
     """
     rng, pool = np.random.default_rng(seed), segments.actions[segments.valid]
     start = torch.as_tensor(
-        segments.observations[rng.choice(len(segments), rollouts, replace=len(segments) < rollouts), 0],
+        segments.observations[rng.choice(len(segments), rollouts, replace=len(segments) < rollouts), segments.warmup],
         device=model.device,
     )
     h: Tensor | None = None

@@ -69,7 +69,7 @@ def early_errors(
         one_step=bootstrap(steps).mean(near.observation[steps.valid]),
         excess=excess(steps, near, full),
         loops=bootstrap(steps).mean(near.loops[steps.valid]),
-        open_loop=tuple(by_row.means(far.observation)),
+        open_loop=tuple(by_row.means(far.observation[:, long.warmup :])),
         open_loop_excess=excess(long, far, blind),
         open_loop_loops=bootstrap(long).mean(far.loops[long.valid]),
         nonfinite=near.nonfinite + far.nonfinite,

@@ -21,10 +21,10 @@ from loopwm.evaluate.config import EvaluateConfig
 from loopwm.evaluate.controls import Control, fit_controls
 from loopwm.evaluate.early import EarlyErrors, early_errors
 from loopwm.evaluate.frontier import Frontier, frontier
-from loopwm.evaluate.rollout import StepErrors, control_errors, one_step, open_loop
+from loopwm.evaluate.rollout import StepErrors, control_errors, control_single, one_step, open_loop
 from loopwm.evaluate.run_info import RunInfo, run_info
 from loopwm.evaluate.scores import Scorer
-from loopwm.evaluate.segments import Segments, rollouts, tile
+from loopwm.evaluate.segments import Segments, affordable, rollouts, rows_at_once, tile
 from loopwm.evaluate.speed import ExitTime, StepTime, exit_time, processor, step_times
 from loopwm.files import write_json
 from loopwm.model.config import ExitConfig
@@ -246,16 +246,34 @@ def measure(
     """All measurements of a model; `held_out` and `training` are episode indices."""
     stages = _Stages(progress or SilentProgress(), 10)
     scorer, mu = Scorer.of(model), model.default_loops
-    steps = tile(columns, held_out, config.context, transitions=config.transitions, seed=config.seed)
+    warmup = config.watched(model.observation)
+    sample = config.context * affordable(columns, config.context + warmup, -(-config.transitions // config.context))
+    steps = tile(
+        columns, held_out, config.context, transitions=min(config.transitions, sample), seed=config.seed, warmup=warmup
+    )
     bootstrap = Bootstrap(steps.transition_episode, resamples=config.resamples, seed=config.seed)
     sweep = depth.depth_sweep(model, steps, depth.depth_grid(model))
     stages.done()
     # Beyond the longest episode there is nothing to compare with.
-    horizon = int(min(config.horizon, columns.ep_len[held_out].max(), columns.ep_len[training].max()))
-    fitting = rollouts(columns, training, horizon, stride=5, rows=config.training_rollouts, seed=config.seed)
+    longest = min(columns.ep_len[held_out].max(), columns.ep_len[training].max())
+    horizon = max(1, int(min(config.horizon, longest - warmup)))
+    fitting, long = (
+        rollouts(
+            columns,
+            episodes,
+            horizon,
+            stride=stride,
+            rows=affordable(columns, horizon + warmup, rows),
+            seed=config.seed,
+            warmup=warmup,
+        )
+        for episodes, stride, rows in (
+            (training, 5, config.training_rollouts),
+            (held_out, config.stride, config.rollouts),
+        )
+    )
     controls = fit_controls(fitting, scorer, model.action)
     stages.done()
-    long = rollouts(columns, held_out, horizon, stride=config.stride, rows=config.rollouts, seed=config.seed)
     blind, seeing = open_loop(model, long), one_step(model, long)
     curves = horizon_curves(scorer, long, blind, seeing, controls, config)
     stages.done()
@@ -267,7 +285,8 @@ def measure(
         depth.by_difficulty(scorer, sweep, steps, mu, label, bootstrap) for label in columns.meta.label_names
     )
     stages.done()
-    few = tile(columns, held_out, config.context, transitions=1000, seed=config.seed + 1)
+    some = min(1000, 4 * rows_at_once(model.observation, config.context + warmup, 1000))
+    few = tile(columns, held_out, config.context, transitions=some, seed=config.seed + 1, warmup=warmup)
     settling = diagnostics.settling(model, few, 4 * mu)
     contraction = diagnostics.contraction(model, few, 4 * mu, seed=config.seed)
     tokens = diagnostics.token_health(model, few)
@@ -281,7 +300,7 @@ def measure(
     result = Evaluation(
         run=info,
         one_step=bootstrap.mean(error),
-        controls={control.name: bootstrap.mean(_single(control, steps, scorer)) for control in controls},
+        controls={control.name: bootstrap.mean(control_single(control, steps, scorer)) for control in controls},
         task=depth.task_scores(sweep[mu], steps, bootstrap),
         depth=depth.depth_curve(sweep, steps, mu, bootstrap),
         difficulty=tables,
@@ -318,9 +337,10 @@ def horizon_curves(
 
     def curve(name: str, kind: Literal["model", "floor", "control"], errors: StepErrors) -> Curve:
         rmse = {
-            group: tuple(one.root() for one in bootstrap.means(squared)) for group, squared in errors.groups.items()
+            group: tuple(one.root() for one in bootstrap.means(squared[:, segments.warmup :]))
+            for group, squared in errors.groups.items()
         }
-        return Curve(name, kind, tuple(bootstrap.means(errors.observation)), rmse)
+        return Curve(name, kind, tuple(bootstrap.means(errors.observation[:, segments.warmup :])), rmse)
 
     return (
         curve("imagined", "model", blind),
@@ -340,12 +360,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else str(value)
     return value
-
-
-def _single(control: Control, steps: Segments, scorer: Scorer) -> np.ndarray:
-    """One-step errors (n,) of a control on every valid transition."""
-    before, after = steps.observations[:, :-1][steps.valid], steps.observations[:, 1:][steps.valid]
-    return scorer.normalised_error(control.predict(before, steps.actions[steps.valid][:, None])[:, 0], after)
 
 
 def _check_spaces(model: WorldModel, columns: Columns, run: Path) -> None:

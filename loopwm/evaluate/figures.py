@@ -170,14 +170,18 @@ def horizon_figures(evaluations: Sequence[Evaluation]) -> list[Figure]:
     for group in model.rmse:
         if group == "other":
             continue
+        pixels = group == "pixel"
         figures.append(
             Figure(
                 f"horizon-{group}",
-                f"{group.capitalize()} error in environment units",
+                f"{group.capitalize()} error{', of 255' if pixels else ' in environment units'}",
                 _horizon(
-                    f"horizon-{group}", evaluations, lambda curve, group=group: curve.rmse[group], "RMSE per coordinate"
+                    f"horizon-{group}",
+                    evaluations,
+                    lambda curve, group=group: curve.rmse[group],
+                    "RMSE of a pixel" if pixels else "RMSE per coordinate",
                 ),
-                f"Root mean square error of {group}, per coordinate, same rollouts.",
+                f"Root mean square error of {group}, per {'channel' if pixels else 'coordinate'}, same rollouts.",
                 "a steep start: the picture is wrong before it can be used for planning.",
             )
         )

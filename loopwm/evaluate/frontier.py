@@ -165,7 +165,7 @@ def frontier(
     labels = {name: np.asarray(column[segments.valid], np.float64) for name, column in segments.labels.items()}
     names = sorted(labels, key=lambda name: name != LEADING_LABEL)
     before, after = segments.observations[:, :-1], segments.observations[:, 1:]
-    norm = Scorer.of(model).target_norm(before, after)[segments.valid]
+    norm = Scorer.of(model).target_norm(before[segments.valid], after[segments.valid])
     record = record_loops(model, segments, 2 * mu)
     return read_off(record, mu, tolerance, bootstrap, {name: labels[name] for name in names}, norm, seed=seed)
 

@@ -101,7 +101,8 @@ def lyapunov(
     starts = rollouts(data, rng.permutation(episodes)[: config.starts], 1, stride=int(data.ep_len.max()))
     actions = drawn_actions(data, episodes, len(starts), config, rng)
     of_engine = None
-    if data.meta.world in world_names():
+    # An engine cannot be put into the state that an image shows.
+    if data.meta.world in world_names() and data.meta.observation.kind != "image":
         env = find_world(data.meta.world).make(0).unwrapped
         if isinstance(env, Restorable):
             of_engine = engine_exponent(env, Scorer.of(model), starts.observations[:, 0], actions, config)

@@ -91,24 +91,31 @@ def write_report(
 
 def typical_rollout(run: Path, evaluation: Evaluation) -> tuple[Animation, Scene] | None:
     """The animation of the leading run; None when its world cannot be drawn or its recording is gone or another."""
-    scene = scene_of(evaluation.run.world)
-    if scene is None or not Path(evaluation.run.data).is_file():
+    if not Path(evaluation.run.data).is_file():
         return None
     with Store.open(evaluation.run.data) as store:
         if store.digest != evaluation.run.data_digest:
             return None
+        scene = scene_of(evaluation.run.world, store.meta.observation)
+        if scene is None:
+            return None
         columns, episodes = open_memmap(store), store.split(evaluation.config.split)
     model, config = load(run), evaluation.config
-    long_enough = episodes[columns.ep_len[episodes] >= config.horizon]
+    warmup, horizon = config.watched(model.observation), config.horizon
+    if warmup:
+        # The longest that was evaluated: a warm-up takes its part of an episode.
+        horizon = len(evaluation.horizon[0].error)
+    long_enough = episodes[columns.ep_len[episodes] >= horizon + warmup]
     if len(long_enough) == 0:
         return None
     segments = rollouts(
         columns,
         long_enough,
-        config.horizon,
+        horizon,
         stride=int(columns.ep_len.max()),
         rows=_ANIMATION_CANDIDATES,
         seed=config.seed,
+        warmup=warmup,
     )
     exit, cap = exit_section.shown_exit(evaluation)
     animation = animate(model, segments, scene, exit, cap)
@@ -151,6 +158,7 @@ def render(
         systems=tables.systems(evaluations, comparison),
         controls=tables.controls(evaluations[0]),
         depth=tables.depth(evaluations[0]),
+        pictures=tables.pictures(evaluations[0]),
         ranks=tables.ranks(evaluations[0]),
         exits=exit_section.table(evaluations[0]),
         exit_sentences=exit_section.sentences(evaluations[0]),

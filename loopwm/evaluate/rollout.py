@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from loopwm.evaluate.controls import Control
 from loopwm.evaluate.scores import Array, Scorer
-from loopwm.evaluate.segments import Segments
+from loopwm.evaluate.segments import Segments, rows_at_once
 from loopwm.model.config import ExitConfig
 from loopwm.model.heads import Prediction
 from loopwm.model.trace import Trace
@@ -43,7 +44,7 @@ def one_step(
     segments: Segments,
     num_loops: int | None = None,
     *,
-    batch: int = 512,
+    batch: int | None = None,
     trace: Trace | None = None,
     exit: ExitConfig | None = None,
 ) -> StepErrors:
@@ -53,10 +54,11 @@ def one_step(
 
     Args:
         num_loops: T; the model's default when None.
-        batch: segments per forward pass; bounds memory and changes nothing else.
+        batch: segments per forward pass; bounds memory and changes nothing else. As `rows_at_once` says when None.
         trace: collects loops and residuals; needs all segments to fit one batch.
         exit: lets a transition stop before T.
     """
+    batch = batch or rows_at_once(model.observation, segments.length)
     if trace is not None and len(segments) > batch:
         raise ValueError(f"A trace covers one batch; {len(segments)} segments were given and batch={batch}.")
     return _errors(model, segments, num_loops, batch, exit, blind=False, trace=trace)
@@ -67,24 +69,54 @@ def open_loop(
     segments: Segments,
     num_loops: int | None = None,
     *,
-    batch: int = 512,
+    batch: int | None = None,
     exit: ExitConfig | None = None,
 ) -> StepErrors:
-    """Errors with only o_0 in view: o_{k+1} imagined from o_0 and a_0..a_k. Arguments as in `one_step`."""
+    """Errors with only o_0 in view: o_{k+1} imagined from o_0 and a_0..a_k. Arguments as in `one_step`.
+
+    With a warm-up, the observations of those transitions are in view as well; their errors are NaN.
+    """
+    batch = batch or rows_at_once(model.observation, segments.length)
     return _errors(model, segments, num_loops, batch, exit, blind=True, trace=None)
 
 
 def control_errors(control: Control, segments: Segments, scorer: Scorer) -> StepErrors:
     """Open-loop errors of a control, which predicts observations only; reward and continue are NaN."""
-    nothing = np.full(segments.valid.shape, np.nan)
-    predicted = control.predict(segments.observations[:, 0], segments.actions)
-    return _score(scorer, segments, predicted, nothing, nothing, nothing)
+    parts, batch = [], rows_at_once(scorer.spec, segments.length, len(segments))
+    for first in range(0, len(segments), batch):
+        part = segments.rows(slice(first, first + batch))
+        ahead, nothing = part.ahead, np.full(part.ahead.valid.shape, np.nan)
+        predicted = control.predict(_in_view(control, part, part.warmup), ahead.actions)
+        parts.append(_score(scorer, ahead, predicted, nothing, nothing, nothing))
+    return _joined(parts, segments.warmup)
+
+
+def control_single(control: Control, segments: Segments, scorer: Scorer) -> Array:
+    """One-step errors (n,) of a control on every valid transition, in the order of `values[valid]`."""
+    errors = np.full(segments.valid.shape, np.nan)
+    for k in range(segments.warmup, segments.length):
+        rows = np.flatnonzero(segments.valid[:, k])
+        batch = rows_at_once(scorer.spec, 1, max(1, len(rows)))
+        for first in range(0, len(rows), batch):
+            part = segments.rows(rows[first : first + batch])
+            predicted = control.predict(_in_view(control, part, k), part.actions[:, k : k + 1])[:, 0]
+            errors[rows[first : first + batch], k] = scorer.normalised_error(predicted, part.observations[:, k + 1])
+    return errors[segments.valid]
+
+
+def _in_view(control: Control, segments: Segments, k: int) -> Array:
+    """What a control looks at before transition k: o_k (B, *S), or the several observations up to it."""
+    several = getattr(control, "images", 1)
+    return segments.observations[:, k] if several == 1 else segments.observations[:, k + 1 - several : k + 1]
 
 
 def imagined_observations(
     model: WorldModel, segments: Segments, num_loops: int | None = None, exit: ExitConfig | None = None
 ) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Open-loop predictions of o_1..o_K, (B, K, *S) in environment units, and the loops (B, K) spent on each."""
+    """Open-loop predictions of o_1..o_K, (B, K, *S) in environment units, and the loops (B, K) spent on each.
+
+    A warm-up is watched and not part of the result.
+    """
     trace = Trace()
     observation = _predict(model, segments, num_loops, exit, blind=True, trace=trace).observation
     return observation.cpu().double().numpy(), trace.loops.numpy()
@@ -102,18 +134,28 @@ def _errors(
     scorer, parts = Scorer.of(model), []
     for first in range(0, len(segments), batch):
         part = segments.rows(slice(first, first + batch))
+        scored = part.ahead if blind else part
         # Without an exit every transition makes the loops asked for, and watching them would only cost time.
         watched = Trace() if trace is None and exit is not None else trace
         prediction = _predict(model, part, num_loops, exit, blind, watched)
-        loops = torch.full(part.valid.shape, num_loops or model.default_loops) if watched is None else watched.loops
+        loops = torch.full(scored.valid.shape, num_loops or model.default_loops) if watched is None else watched.loops
         arrays = (prediction.observation, prediction.reward, prediction.continue_probability, loops)
-        parts.append(_score(scorer, part, *(array.cpu().double().numpy() for array in arrays)))
+        parts.append(_score(scorer, scored, *(array.cpu().double().numpy() for array in arrays)))
+    return _joined(parts, segments.warmup if blind else 0)
+
+
+def _joined(parts: list[StepErrors], warmup: int) -> StepErrors:
+    """Batches one after the other, with NaN for the transitions of a warm-up in front."""
+
+    def rows(pick: Callable[[StepErrors], Array]) -> Array:
+        return np.pad(np.concatenate([pick(part) for part in parts]), ((0, 0), (warmup, 0)), constant_values=np.nan)
+
     return StepErrors(
-        observation=np.concatenate([part.observation for part in parts]),
-        groups={name: np.concatenate([part.groups[name] for part in parts]) for name in parts[0].groups},
-        reward=np.concatenate([part.reward for part in parts]),
-        continue_probability=np.concatenate([part.continue_probability for part in parts]),
-        loops=np.concatenate([part.loops for part in parts]),
+        observation=rows(lambda part: part.observation),
+        groups={name: rows(lambda part, name=name: part.groups[name]) for name in parts[0].groups},
+        reward=rows(lambda part: part.reward),
+        continue_probability=rows(lambda part: part.continue_probability),
+        loops=rows(lambda part: part.loops),
         nonfinite=sum(part.nonfinite for part in parts),
     )
 
@@ -131,8 +173,12 @@ def _predict(
     )
     with torch.inference_mode():
         if blind:
-            start = observations[:, 0]
-            latents = model.imagine(actions, observation=start, num_loops=num_loops, exit=exit, trace=trace)
+            begin, h = segments.warmup, None
+            if begin:
+                h = model.observe(observations[:, :begin], actions[:, :begin], num_loops=num_loops, exit=exit)[:, -1]
+            latents = model.imagine(
+                actions[:, begin:], observation=observations[:, begin], h=h, num_loops=num_loops, exit=exit, trace=trace
+            )
         else:
             latents = model.observe(observations, actions, num_loops=num_loops, exit=exit, trace=trace)
         return model.decode(latents)

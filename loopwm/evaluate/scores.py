@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,7 +45,8 @@ class Scorer:
 
     @property
     def groups(self) -> dict[str, tuple[int, ...]]:
-        """Scored features by kind: `position` and `velocity` where the world names rates, `other` for the rest."""
+        """Scored features by kind: `position` and `velocity` where the world names rates, `other` for the rest; of an
+        image `pixel`."""
         names = self.spec.names
         position = {names.index(value) for value, _ in self.spec.rates}
         velocity = {names.index(rate) for _, rate in self.spec.rates}
@@ -53,6 +56,8 @@ class Scorer:
             "velocity": (velocity - position) & scored,
             "other": scored - position - velocity,
         }
+        if self.spec.kind == "image":
+            found = {"pixel": scored}
         return {name: tuple(sorted(features)) for name, features in found.items() if features}
 
     def normalise(self, observation: Array) -> npt.NDArray[np.float64]:
@@ -68,22 +73,51 @@ class Scorer:
 
         A prediction that is not finite has an infinite error, so that it can never be averaged away.
         """
-        error = (self.normalise(predicted) - self.normalise(target))[..., self.changing] ** 2
-        return _finite_or_infinite(error.mean(axis=self._feature_axes))
+
+        def squared(predicted: Array, target: Array) -> Array:
+            return (self.normalise(predicted) - self.normalise(target))[..., self.changing] ** 2
+
+        return _finite_or_infinite(self._mean_of(squared, predicted, target))
 
     def group_error(self, predicted: Array, target: Array, group: str) -> npt.NDArray[np.float64]:
         """Mean squared error (...) per coordinate of one group, in environment units squared."""
         features = list(self.groups[group])
-        error = (np.asarray(predicted, np.float64)[..., features] - np.asarray(target, np.float64)[..., features]) ** 2
-        return _finite_or_infinite(error.mean(axis=self._feature_axes))
+
+        def squared(predicted: Array, target: Array) -> Array:
+            return (np.asarray(predicted, np.float64) - np.asarray(target, np.float64))[..., features] ** 2
+
+        return _finite_or_infinite(self._mean_of(squared, predicted, target))
 
     def target_norm(self, before: Array, after: Array) -> npt.NDArray[np.float64]:
         """Size of the change to be predicted, (...): root mean square of the normalised change from `before`."""
         return np.sqrt(self.normalised_error(before, after))
 
+    def reach(self, observations: Array) -> float:
+        """The largest scored number among observations (..., *S), in standard deviations."""
+        leading = tuple(range(observations.ndim - 1))
+        ends = np.stack([observations.min(axis=leading), observations.max(axis=leading)])
+        return float(np.abs(self.normalise(ends))[..., self.changing].max())
+
+    def _mean_of(self, squared: Callable[[Array, Array], Array], predicted: Array, target: Array) -> Array:
+        """The mean of `squared` over an observation, (...); images in blocks, as one in double precision is large."""
+        if self.spec.kind != "image":
+            return squared(predicted, target).mean(axis=self._feature_axes)
+        lead = predicted.shape[: predicted.ndim - len(self.spec.shape)]
+        pairs = predicted.reshape(-1, *self.spec.shape), target.reshape(-1, *self.spec.shape)
+        means, block = np.empty(len(pairs[0])), max(1, 2**21 // self.spec.size)
+        for first in range(0, len(means), block):
+            rows = slice(first, first + block)
+            means[rows] = squared(pairs[0][rows], pairs[1][rows]).mean(axis=self._feature_axes)
+        return means.reshape(lead)
+
     @property
     def _feature_axes(self) -> tuple[int, ...]:
         return tuple(range(-len(self.spec.shape), 0))
+
+
+def psnr(rmse: float) -> float:
+    """Peak signal-to-noise ratio in dB of a root mean square error of pixels, of 255."""
+    return 20 * math.log10(255 / rmse) if rmse > 0 else math.inf
 
 
 def _finite_or_infinite(error: Array) -> npt.NDArray[np.float64]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loopwm.errors import UserError
 from loopwm.evaluate.scores import Array
-from loopwm.evaluate.segments import Segments
+from loopwm.evaluate.segments import Segments, rows_at_once
 from loopwm.model.config import EXIT_RULES, ExitConfig, ExitRule
 from loopwm.model.core import LoopedCore
 from loopwm.model.exits import Exit, Signal
@@ -54,7 +54,7 @@ def record_loops(
     loops: int,
     *,
     rules: Sequence[ExitRule] = EXIT_RULES,
-    batch: int = 512,
+    batch: int | None = None,
 ) -> LoopRecord:
     """Signals and errors of the valid transitions of `segments`, in the order of `values[valid]`, over `loops` loops.
 
@@ -66,6 +66,7 @@ def record_loops(
     Raises:
         UserError: the model is a stack.
     """
+    batch = batch or rows_at_once(model.observation, segments.length)
     followed: dict[str, Exit] = {}
     refused: dict[str, str] = {}
     for rule in rules:

@@ -13,6 +13,7 @@ from loopwm.evaluate.early import in_words
 from loopwm.evaluate.evaluation import Evaluation
 from loopwm.evaluate.figures import labels
 from loopwm.evaluate.findings import number
+from loopwm.evaluate.scores import psnr
 from loopwm.evaluate.speed import StepTime
 
 
@@ -82,6 +83,22 @@ def controls(evaluation: Evaluation) -> Table:
         for name, error in evaluation.controls.items()
     ]
     return Table(("one step", *(f"{step} steps" for step in steps)), tuple(rows))
+
+
+def pictures(evaluation: Evaluation) -> Table | None:
+    """Peak signal-to-noise ratios of imagined images; None where observations are none."""
+    curves = [curve for curve in evaluation.horizon if "pixel" in curve.rmse]
+    if not curves:
+        return None
+    last = len(curves[0].error)
+    steps = sorted({1, min(10, last), last})
+
+    def cell(rmse: Interval) -> Cell:
+        # A larger error is a smaller ratio.
+        return Cell(f"{psnr(rmse.mean):.1f}", f"{psnr(rmse.high):.1f}\u2013{psnr(rmse.low):.1f}")
+
+    rows = tuple((curve.name, tuple(cell(curve.rmse["pixel"][step - 1]) for step in steps)) for curve in curves)
+    return Table(tuple(f"{step} step{'s'[: step != 1]}" for step in steps), rows)
 
 
 def depth(evaluation: Evaluation) -> Table:

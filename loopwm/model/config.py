@@ -11,6 +11,8 @@ from loopwm.errors import UserError
 
 System = Literal["looped", "stack-equal-params", "stack-equal-flops"]
 SYSTEMS: tuple[System, ...] = ("looped", "stack-equal-params", "stack-equal-flops")
+ImageEncoder = Literal["conv", "patch"]
+IMAGE_ENCODERS: tuple[ImageEncoder, ...] = ("conv", "patch")
 CERTIFIED_ABAR = (0.05, 0.95)
 """Range of Abar in a certified core, so that the weighted norm of its theorem stays comparable with the 2-norm."""
 
@@ -175,7 +177,10 @@ class ModelConfig:
     mlp_ratio: int = 4
     """Hidden width of the MLP over D."""
     tokens: int = 8
-    """N, latent tokens of a vector observation; a set of entities has one token each."""
+    """N, latent tokens of a vector or an image; a set of entities has one token each."""
+    image_encoder: ImageEncoder = "conv"
+    """How images become tokens, and tokens images: `conv`, strided convolutions, or `patch`, one linear map for all
+    patches, which is faster and blurs more. Other observations are not concerned."""
     prelude: int = 1
     """Layers that build e from the carried latent, the observation and the action."""
     shared: int = 1
@@ -194,6 +199,10 @@ class ModelConfig:
             raise UserError(f"model.coda must not be negative, got {self.coda}.")
         if self.width % self.heads:
             raise UserError(f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
+        if self.image_encoder not in IMAGE_ENCODERS:
+            raise UserError(
+                f"model.image_encoder must be one of {', '.join(IMAGE_ENCODERS)}, got '{self.image_encoder}'."
+            )
         if self.system not in SYSTEMS:
             raise UserError(f"model.system must be one of {', '.join(SYSTEMS)}, got '{self.system}'.")
 
@@ -241,8 +250,8 @@ SIZES: dict[str, ModelConfig] = {
 
 
 def sized(name: str, base: ModelConfig | None = None) -> ModelConfig:
-    """`base` with layers, widths and tokens of the named size; what is no matter of size stays: its system, its loop
-    and whether it has a summary head.
+    """`base` with layers, widths and tokens of the named size; what is no matter of size stays: its system, its loop,
+    its image encoder and whether it has a summary head.
 
     Raises:
         UserError: no such size; the nearest name is suggested.
@@ -252,4 +261,5 @@ def sized(name: str, base: ModelConfig | None = None) -> ModelConfig:
         hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(SIZES)}."
         raise UserError(f"There is no model size '{name}'; {hint}")
     base = base or ModelConfig()
-    return replace(SIZES[name], system=base.system, loop=base.loop, summary=base.summary)
+    kept = {part: getattr(base, part) for part in ("system", "loop", "summary", "image_encoder")}
+    return replace(SIZES[name], **kept)

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from loopwm.model.accounting import linear_flops
 from loopwm.model.config import ModelConfig
+from loopwm.model.images import ConvEncoder, PatchEncoder
 from loopwm.spaces import ActionSpec, ObservationSpec
 
 
@@ -20,6 +22,10 @@ class EntityEncoder(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         return self.embed(observation)
+
+    def flops(self) -> int:
+        """Operations of one observation."""
+        return linear_flops(self.embed, self.tokens)
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """W (D, F) and b (D,) of e = W o + b, for every token alike."""
@@ -38,13 +44,26 @@ class VectorEncoder(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         return self.embed(observation).unflatten(-1, (self.tokens, -1)) + self.position
 
+    def flops(self) -> int:
+        """Operations of one observation."""
+        return linear_flops(self.embed, 1)
+
     def affine(self) -> tuple[Tensor, Tensor]:
         """W (N D, S) and b (N D,) of e = W o + b, for all tokens together."""
         return self.embed.weight, self.embed.bias + self.position.flatten()
 
 
-def observation_encoder(config: ModelConfig, spec: ObservationSpec) -> EntityEncoder | VectorEncoder:
-    """The encoder for this kind of observation."""
+ObservationEncoder = EntityEncoder | VectorEncoder | ConvEncoder | PatchEncoder
+
+
+def observation_encoder(config: ModelConfig, spec: ObservationSpec) -> ObservationEncoder:
+    """The encoder for this kind of observation.
+
+    Raises:
+        UserError: an image that cannot be divided among the tokens.
+    """
+    if spec.kind == "image":
+        return ConvEncoder(config, spec) if config.image_encoder == "conv" else PatchEncoder(config, spec)
     return EntityEncoder(config, spec) if spec.kind == "entities" else VectorEncoder(config, spec)
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from loopwm.model.accounting import linear_flops
 from loopwm.model.config import ModelConfig
+from loopwm.model.images import ConvHead, PatchHead
 from loopwm.spaces import ObservationSpec
 
 
@@ -36,12 +38,23 @@ class ObservationHead(nn.Module):
 
     def __init__(self, config: ModelConfig, spec: ObservationSpec) -> None:
         super().__init__()
-        self.per_entity = spec.kind == "entities"
+        self.per_entity, self.entities = spec.kind == "entities", spec.shape[0]
         inputs = config.width if self.per_entity else config.tokens * config.width
         self.read = nn.Linear(inputs, spec.num_features)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.read(h if self.per_entity else h.flatten(-2))
+
+    def flops(self) -> int:
+        """Operations of one observation."""
+        return linear_flops(self.read, self.entities if self.per_entity else 1)
+
+
+def observation_head(config: ModelConfig, spec: ObservationSpec) -> ObservationHead | ConvHead | PatchHead:
+    """The decoder for this kind of observation; of an image, the counterpart of its encoder."""
+    if spec.kind == "image":
+        return ConvHead(config, spec) if config.image_encoder == "conv" else PatchHead(config, spec)
+    return ObservationHead(config, spec)
 
 
 class ScalarHead(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from loopwm.errors import UserError
+from loopwm.model.images import ConvEncoder, PatchEncoder
 from loopwm.model.world_model import WorldModel
 
 
@@ -17,11 +18,16 @@ class Readout:
     the model; `surprise` says so once the truth has been seen, and `strangeness` hints at it before.
 
     Raises:
-        UserError: E maps different observations onto one embedding.
+        UserError: E maps different observations onto one embedding, as it does with images.
     """
 
     def __init__(self, model: WorldModel) -> None:
         self.model, self.per_token = model, model.observation.kind == "entities"
+        if isinstance(model.encoder, ConvEncoder | PatchEncoder):
+            raise UserError(
+                "An embedding holds far fewer numbers than the image it was made from, so it cannot be read back; use "
+                "decode."
+            )
         weight, self.offset = (part.detach().double() for part in model.encoder.affine())
         if int(torch.linalg.matrix_rank(weight)) < weight.shape[1]:
             raise UserError(

@@ -17,7 +17,7 @@ from loopwm.model.core import LoopedCore
 from loopwm.model.encoders import ActionEncoder, observation_encoder
 from loopwm.model.exits import Exit, exit_for
 from loopwm.model.gate import Gate
-from loopwm.model.heads import ObservationHead, Prediction, ScalarHead, SummaryHead
+from loopwm.model.heads import Prediction, ScalarHead, SummaryHead, observation_head
 from loopwm.model.trace import Trace
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.variants.stack import StackCore
@@ -59,7 +59,7 @@ class WorldModel(nn.Module):
         self.encoder = observation_encoder(config, observation)
         self.action_encoder = ActionEncoder(config, action)
         self.core = new_core(config)
-        self.observation_head = ObservationHead(config, observation)
+        self.observation_head = observation_head(config, observation)
         self.reward_head = ScalarHead(config)
         self.continue_head = ScalarHead(config)
         # Last, so that with it or without it the other weights begin alike.
@@ -181,8 +181,11 @@ class WorldModel(nn.Module):
 
     def decode(self, h: Tensor) -> Prediction:
         """(o_{k+1}, r_k, c_k) from h_k (..., N, D), in environment units."""
-        observation = self.observation_head(h) * self.observation_std + self.observation_mean
-        return Prediction(observation, self.reward_head(h), self.continue_head(h))
+        return Prediction(self.decode_observation(h), self.reward_head(h), self.continue_head(h))
+
+    def decode_observation(self, h: Tensor) -> Tensor:
+        """o_{k+1} alone, from h_k (..., N, D): (..., *S) in environment units."""
+        return self.observation_head(h) * self.observation_std + self.observation_mean
 
     def summary(self, h: Tensor) -> Tensor:
         """g_w(h_k): (..., N, D) -> (..., N, D), an estimate of E(o_{k+1}) without the decoder; Eq. 20.
@@ -332,11 +335,10 @@ class WorldModel(nn.Module):
     def flops(self, num_loops: int | None = None) -> FlopCount:
         """Operations of one environment step of one row at T loops (mu when left out)."""
         width, n, core = self.config.width, self.tokens, self.core
-        encoder_rows = n if self.observation.kind == "entities" else 1
-        heads = linear_flops(self.observation_head, encoder_rows) + 2 * linear_flops(self.reward_head, 1)
+        heads = self.observation_head.flops() + 2 * linear_flops(self.reward_head, 1)
         looped = isinstance(core, LoopedCore)
         return FlopCount(
-            encoder=linear_flops(self.encoder, encoder_rows),
+            encoder=self.encoder.flops(),
             action=linear_flops(self.action_encoder, 1),
             prelude=linear_flops(core.prelude.from_latent, n) + layers_flops(core.prelude.layers, n, width),
             held_input=core.held_flops(n) if looped else 0,

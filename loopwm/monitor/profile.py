@@ -13,7 +13,7 @@ from torch import Tensor
 from loopwm.evaluate.depth import depth_grid
 from loopwm.evaluate.diagnostics import ROUNDING
 from loopwm.evaluate.matching import DifficultyBins, difficulty_bins
-from loopwm.evaluate.segments import Segments
+from loopwm.evaluate.segments import Segments, rows_at_once
 from loopwm.model.core import LoopedCore
 from loopwm.model.exits import Exit, relative
 from loopwm.model.trace import Trace
@@ -112,9 +112,10 @@ def profile(
         UserError: the model cannot follow the exit rule.
     """
     grid, mu = depth_grid(model), model.default_loops
+    batch = rows_at_once(model.observation, len(grid), _BATCH)
     parts = [
-        _measured(model, segments.rows(slice(first, first + _BATCH)), grid, config)
-        for first in range(0, len(segments), _BATCH)
+        _measured(model, segments.rows(slice(first, first + batch)), grid, config)
+        for first in range(0, len(segments), batch)
     ]
     error, residual, turning = (np.concatenate([getattr(part, name) for part in parts]) for name in _ROWS)
     used = np.concatenate([part.used for part in parts])

@@ -43,7 +43,7 @@ def run_demo(name: str, out: Path) -> DemoResult:
     # A page without its numbers is what a demo leaves that was cut off while writing them.
     (out / HTML).unlink(missing_ok=True)
     again = shlex.join(["loopwm", "demo", name, "--out", str(out)])
-    data = record(settings, out / "billiards.h5")
+    data = record(settings, out / f"{settings.world}.h5")
     config = replace(settings.config, data=data)
     with TerminalProgress("choosing learning rates", "update") as progress:
         choices = pick_rates(config, out / "rates", settings.rates, settings.rate_updates, progress, again)
@@ -79,7 +79,7 @@ def record(settings: Preset, path: Path, seed: int = 0) -> Path:
                 )
     else:
         with TerminalProgress("recording", "episode") as progress, stopping_between_units(progress.advance) as advance:
-            collect(CollectConfig(episodes=settings.episodes, seed=seed), path, advance)
+            collect(CollectConfig(settings.world, settings.episodes, seed=seed), path, advance)
     return path
 
 

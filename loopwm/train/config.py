@@ -65,6 +65,25 @@ class DeferredConfig:
         require(self.cmax > 0, f"loss.deferred.cmax must be positive, got {self.cmax}: a world that moves needs some.")
 
 
+@dataclass(frozen=True)
+class EmbedConfig:
+    """What is asked of embeddings where latents are held to them and no decoder (loopwm/train/embedding.py)."""
+
+    gaussian: float = 10.0
+    """Weight of SIGReg, which keeps embeddings distributed as N(0, I); without it they would collapse."""
+    slices: int = 256
+    """Directions, drawn anew for every update, along which the distribution is compared."""
+    knots: int = 17
+    """Frequencies at which it is compared, from -5 to 5."""
+
+    def __post_init__(self) -> None:
+        require(self.gaussian >= 0, f"loss.embed.gaussian must not be negative, got {self.gaussian}.")
+        require(self.slices >= 1, f"loss.embed.slices must be at least 1, got {self.slices}.")
+        require(
+            self.knots >= 5 and self.knots % 2 == 1, f"loss.embed.knots must be odd and at least 5, got {self.knots}."
+        )
+
+
 Decoding = Literal["each", "deferred"]
 
 
@@ -84,8 +103,26 @@ class LossConfig:
     """Decode `each` step of a window, or imagine it from o_0 and decode its end only (`deferred`, Eq. 16-22)."""
     deferred: DeferredConfig = field(default_factory=DeferredConfig)
     """Of deferred decoding."""
+    shown: int = 1
+    """Observations that a window shows at least, from its start, before it may go blind. Several where one hides what
+    matters, as an image hides speeds."""
+    objective: Literal["decode", "embed"] = "decode"
+    """Hold latents to the observations they `decode` to, or to the embedding of what comes next (`embed`); a decoder
+    then learns beside them, as a probe."""
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    """Of the objective `embed`."""
 
     def __post_init__(self) -> None:
+        require(
+            self.objective in ("decode", "embed"),
+            f"loss.objective must be decode or embed, got '{self.objective}'.",
+        )
+        require(
+            self.objective == "decode" or self.decoding == "each",
+            "loss.objective 'embed' decodes nothing, so loss.decoding must stay 'each'; loss.imagined imagines whole "
+            "windows from their start.",
+        )
+        require(self.shown >= 1, f"loss.shown must be at least 1, got {self.shown}.")
         require(
             self.decoding in ("each", "deferred"), f"loss.decoding must be each or deferred, got '{self.decoding}'."
         )
@@ -95,7 +132,7 @@ class LossConfig:
     @property
     def trains_summary(self) -> bool:
         """Whether g_w learns anything."""
-        return self.decoding == "deferred" and self.deferred.alpha > 0
+        return self.objective == "embed" or (self.decoding == "deferred" and self.deferred.alpha > 0)
 
 
 @dataclass(frozen=True)
@@ -173,6 +210,9 @@ class TrainConfig:
     mixed_horizons: bool = False
     """Give every update windows of another length, drawn from 1 to what the curriculum allows. Where only the end of a
     window is decoded, ends at every distance are then learned; and an update costs about half."""
+    shift: int = 0
+    """Move the images of each window by up to so many pixels, all alike (DrQ has 4), so that an encoder learns what
+    things look like and not at which pixel they were recorded; 0 never does, and other observations cannot be moved."""
     seed: int = 0
     """Seeds the weights, the windows and the depths."""
     device: str = "auto"
@@ -195,5 +235,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("updates", "batch", "window", "log_every", "validate_every", "max_skipped"):
             require(getattr(self, name) >= 1, f"train.{name} must be at least 1, got {getattr(self, name)}.")
+        require(self.shift >= 0, f"train.shift must not be negative, got {self.shift}.")
         require(self.checkpoint_every > 0, f"train.checkpoint_every must be positive, got {self.checkpoint_every}.")
         require(self.curriculum >= 0, f"train.curriculum must not be negative, got {self.curriculum}.")

@@ -85,7 +85,7 @@ def train_gate(
         sampler = WindowSampler(open_memmap(store), store.split("train"), settings.seed)
     device = resolve_device(settings.device)
     model = checkpoint.restore(checkpoint.blueprint.build(), "ema").to(device)
-    lesson = Lesson(model, settings, config.train.window, config.loss.observed)
+    lesson = Lesson(model, settings, config.train.window, config.loss.observed, config.loss.shown)
     start = time.perf_counter()
     losses = lesson.fit(sampler, progress or SilentProgress(), run)
     weights = weights_digest(checkpoint.blueprint, checkpoint.part("ema"))
@@ -142,13 +142,14 @@ class Lesson:
         model: gets the gate; its other weights are left alone.
         window: K, transitions per window.
         observed: share of the windows in which every observation is shown.
+        shown: observations that every window shows at least.
     """
 
-    def __init__(self, model: WorldModel, settings: GateTraining, window: int, observed: float) -> None:
+    def __init__(self, model: WorldModel, settings: GateTraining, window: int, observed: float, shown: int = 1) -> None:
         assert isinstance(model.core, LoopedCore)
         self.loops = settings.loops or model.default_loops
         self.model, self.core = model, model.core
-        self.settings, self.window, self.observed = settings, window, observed
+        self.settings, self.window, self.observed, self.shown = settings, window, observed, shown
         torch.manual_seed(settings.seed)
         kind = "ouro" if settings.target == "ouro" else "gain"
         self.gate = Gate(GateConfig(kind, self.loops - 1, settings.hidden), model.config.width).to(model.device)
@@ -182,7 +183,7 @@ class Lesson:
 
     def advance(self, windows: Windows) -> float:
         """One update; returns its loss."""
-        visible = visible_steps(len(windows), self.window, self.observed, self.visibility_draws)
+        visible = visible_steps(len(windows), self.window, self.observed, self.visibility_draws, self.shown)
         numbers, losses, distances = self.unroll(windows, visible.to(self.model.device))
         if self.settings.target == "ouro":
             worth = worthwhile(losses / self.mean.update(losses), self.settings.sharpness, self.settings.margin)

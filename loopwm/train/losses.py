@@ -60,7 +60,7 @@ class PerStepDecoding:
         if self.config.imagined:
             return model.imagine(windows.actions, observation=windows.observations[:, 0], num_loops=num_loops)
         batch, window = windows.rewards.shape
-        visible = visible_steps(batch, window, self.config.observed, draws)
+        visible = visible_steps(batch, window, self.config.observed, draws, self.config.shown)
         return unroll(model, windows, visible.to(windows.rewards.device), num_loops)
 
     def terms(self, model: WorldModel, windows: Windows, latents: Tensor) -> LossTerms:
@@ -68,13 +68,13 @@ class PerStepDecoding:
         return window_loss(model, windows, latents, self.config, self.reward_std)
 
 
-def visible_steps(batch: int, window: int, observed: float, generator: torch.Generator) -> Tensor:
+def visible_steps(batch: int, window: int, observed: float, generator: torch.Generator, shown: int = 1) -> Tensor:
     """Which observations of each window the model gets to see, (B, K) bool.
 
-    o_0 always. A share `observed` of the windows is teacher-forced throughout; every other window is shown a prefix of
-    random length and must imagine the rest, so that long rollouts are trained for.
+    o_0 always, and with it the `shown` earliest. A share `observed` of the windows is teacher-forced throughout; every
+    other window is shown a prefix of random length and must imagine the rest, so that long rollouts are trained for.
     """
-    prefix = torch.randint(1, window + 1, (batch,), generator=generator)
+    prefix = torch.randint(min(shown, window), window + 1, (batch,), generator=generator)
     forced = torch.rand(batch, generator=generator) < observed
     prefix = torch.where(forced, window, prefix)
     return torch.arange(window)[None, :] < prefix[:, None]
@@ -82,7 +82,8 @@ def visible_steps(batch: int, window: int, observed: float, generator: torch.Gen
 
 def shown(model: WorldModel, windows: Windows, visible: Tensor) -> Tensor:
     """e_0 ... e_{K-1}, zero where `visible` (B, K) says that the observation is hidden: (B, K, N, D)."""
-    return model.encode(windows.observations[:, :-1]) * visible[..., None, None].to(windows.observations)
+    embeddings = model.encode(windows.observations[:, :-1])
+    return embeddings * visible[..., None, None].to(embeddings)
 
 
 def unroll(model: WorldModel, windows: Windows, visible: Tensor, num_loops: Tensor | int | None) -> Tensor:
@@ -111,13 +112,24 @@ def transition_errors(
         Squared errors of the features that ever change (..., *S without the others), squared errors of the reward
         (...), cross-entropies of the continue flag (...).
     """
-    prediction = model.decode(latents)
+    errors = observation_errors(model, latents, observations)
+    return errors, *task_errors(model, latents, rewards, continues, reward_std)
+
+
+def observation_errors(model: WorldModel, latents: Tensor, observations: Tensor) -> Tensor:
+    """The leading part of `transition_errors`."""
     target = model.normalise(observations)
-    error = (model.normalise(prediction.observation) - target)[..., model.observation_changes]
-    reward = ((prediction.reward - rewards) / reward_std).square()
-    flags = continues.expand_as(prediction.continue_logit)
-    cross_entropy = functional.binary_cross_entropy_with_logits(prediction.continue_logit, flags, reduction="none")
-    return error.square(), reward, cross_entropy
+    error = (model.normalise(model.decode_observation(latents)) - target)[..., model.observation_changes]
+    return error.square()
+
+
+def task_errors(
+    model: WorldModel, latents: Tensor, rewards: Tensor, continues: Tensor, reward_std: float
+) -> tuple[Tensor, Tensor]:
+    """The other two parts of `transition_errors`: of the reward and of the continue flag."""
+    reward = ((model.reward_head(latents) - rewards) / reward_std).square()
+    logit = model.continue_head(latents)
+    return reward, functional.binary_cross_entropy_with_logits(logit, continues.expand_as(logit), reduction="none")
 
 
 def window_loss(

@@ -15,7 +15,7 @@ from loopwm.train.config import OptimConfig
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """AdamW groups, each with its `pace`: the share of the learning rate it is given.
 
-    Matrices decay; norms, biases and gains do not; neither do B, a and Delta, and those learn slowly.
+    Matrices and convolutions decay; norms, biases and gains do not; neither do B, a and Delta, and those learn slowly.
     """
     retained = [module for module in model.modules() if isinstance(module, LoopedCore)]
     slow = {id(p) for core in retained for p in (core.B.weight, *core.retention.parameters())}
@@ -24,7 +24,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
         if id(parameter) in slow:
             slowed.append(parameter)
         else:
-            (decayed if parameter.ndim == 2 and not name.endswith("position") else kept).append(parameter)
+            (decayed if parameter.ndim in (2, 4) and not name.endswith("position") else kept).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay, "pace": 1.0},
         {"params": kept, "weight_decay": 0.0, "pace": 1.0},

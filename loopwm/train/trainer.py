@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loopwm.data.ahead import ReadAhead
 from loopwm.data.cache import open_memmap
 from loopwm.data.statistics import compute_statistics
 from loopwm.data.store import Store
@@ -27,6 +28,7 @@ from loopwm.monitor.reference import measure
 from loopwm.monitor.reference import store as store_reference
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress, SilentProgress
+from loopwm.train.augment import offsets, shifted
 from loopwm.train.checkpoint import (
     NAME,
     Blueprint,
@@ -37,14 +39,19 @@ from loopwm.train.checkpoint import (
     weights_digest,
     world_weights,
 )
+from loopwm.train.config import LossConfig
 from loopwm.train.curriculum import horizon
 from loopwm.train.deferred import DeferredDecoding
+from loopwm.train.embedding import EmbeddingAlignment
 from loopwm.train.halting import halting_loss
 from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, resolve_device
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
 from loopwm.train.losses import LossTerms, Objective, PerStepDecoding, visible_steps
 from loopwm.train.optimiser import Average, adamw, learning_rate, set_rate
 from loopwm.train.validation import validate
+
+_VALIDATION_IMAGES = 64
+"""Windows of images that are looked at for validation."""
 
 
 class Interrupted(LoopwmError):
@@ -144,6 +151,11 @@ class Trainer:
             train_episodes, self.validation_episodes = store.split("train"), store.split("validation")
             self.statistics = compute_statistics(self.columns, train_episodes)
             observation, action = store.meta.observation, store.meta.action
+        if config.train.shift and observation.kind != "image":
+            raise UserError(
+                f"train.shift moves images, and {config.data} holds observations of kind '{observation.kind}'; leave "
+                "it at 0."
+            )
         if not self.statistics.observation_changes.any():
             raise UserError(
                 f"In the training episodes of {config.data} no feature of the observation ever changes, so there is "
@@ -152,11 +164,14 @@ class Trainer:
         self.sampler = WindowSampler(self.columns, train_episodes, config.train.seed)
         # Windows may grow during training; that the longest fits is known before it starts.
         self.sampler.ends(config.train.window)
-        self.validation = all_windows(self.columns, self.validation_episodes, length=10, stride=10)
+        # Of images, which are large, a sample has to do.
+        most = _VALIDATION_IMAGES if observation.kind == "image" else None
+        self.validation = all_windows(self.columns, self.validation_episodes, length=10, stride=10, most=most)
+        self.windows = ReadAhead(self.sampler, pinned=self.device.type == "cuda")
+        self.waited = 0.0
         torch.manual_seed(config.train.seed)
         self.model = WorldModel(config.model, observation, action, self.statistics).to(self.device)
-        kind = DeferredDecoding if config.loss.decoding == "deferred" else PerStepDecoding
-        self.objective: Objective = kind(config.loss, self.statistics.reward_std)
+        self.objective = objective(config.loss, self.statistics.reward_std)
         if config.halt.mode != "off":
             gate = GateConfig(config.halt.mode, marks=config.model.loop.mu)
             self.model.gate = Gate(gate, config.model.width).to(self.device)
@@ -181,7 +196,8 @@ class Trainer:
         config, looped = self.config, self.model.core.loopable
         loops = sample_loops(config.model.loop, len(windows), self.depth_draws) if looped else None
         if loops is not None and config.halt.mode != "off":
-            visible = visible_steps(len(windows), windows.rewards.shape[1], config.loss.observed, self.visibility_draws)
+            window, shown = windows.rewards.shape[1], config.loss.shown
+            visible = visible_steps(len(windows), window, config.loss.observed, self.visibility_draws, shown)
             with autocast(self.device, precision):
                 return halting_loss(
                     self.model,
@@ -197,9 +213,16 @@ class Trainer:
         return self.objective.terms(self.model, windows, latents.float())
 
     def draw(self) -> Windows:
-        """The next training batch, on the device."""
-        settings = self.config.train
-        return self.sampler.sample(settings.batch, horizon(settings, self.update)).to(self.device)
+        """The next training batch, on the device; the one after it is read meanwhile."""
+        settings, start = self.config.train, time.perf_counter()
+        following = horizon(settings, self.update + 1) if self.update + 1 < settings.updates else None
+        windows = self.windows.take(settings.batch, horizon(settings, self.update), following).to(self.device)
+        self.waited += time.perf_counter() - start
+        if settings.shift:
+            windows = shifted(
+                windows, offsets(settings.seed, self.update, len(windows), settings.shift), settings.shift
+            )
+        return windows
 
     def advance(self) -> dict[str, float]:
         """One optimiser update; a non-finite loss or gradient is counted and skipped."""
@@ -291,6 +314,7 @@ class Trainer:
                         )
         finally:
             journal.close()
+            self.windows.close()
         # After the last checkpoint: a run that is killed here is resumed here.
         if self.model.core.loopable and (self.update > begun or not (self.run / REFERENCE).is_file()):
             store_reference(
@@ -358,6 +382,13 @@ class Trainer:
         self.precision, self.last_validation = state["precision"], state["validation"]
         # Another number of threads adds up in another order, and the rest of the run would differ in the last bits.
         torch.set_num_threads(state["threads"])
+
+
+def objective(config: LossConfig, reward_std: float) -> Objective:
+    """What a configuration holds latents to."""
+    if config.objective == "embed":
+        return EmbeddingAlignment(config, reward_std)
+    return (DeferredDecoding if config.decoding == "deferred" else PerStepDecoding)(config, reward_std)
 
 
 def _json_numbers(fields: dict[str, float]) -> dict[str, float | None]:

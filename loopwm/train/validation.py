@@ -22,6 +22,8 @@ def validate(
     Returns:
         `one_step`: each observation predicted from the one before it, with nothing carried over;
         `open_loop`: the whole window imagined from its leading observation, averaged over its steps;
+        where one observation does not tell enough, as an image, both come after the model has watched for as long as
+        `ObservationSpec.warmup` says, and `one_step` carries over what it saw;
         with an exit rule also `exit_one_step` and `exit_open_loop`, and mean loops `exit_one_step_loops` and
         `exit_open_loop_loops`.
     """
@@ -36,6 +38,8 @@ def validate(
 
 def _errors(model: WorldModel, windows: Windows, exit: ExitConfig | None) -> tuple[dict[str, float], dict[str, float]]:
     """Error and mean loops, one step ahead and with eyes shut."""
+    if model.observation.warmup:
+        return _watched_errors(model, windows, exit)
     batch, steps = windows.rewards.shape
     scored = model.observation_changes
     target = model.normalise(windows.observations[:, 1:])[..., scored]
@@ -55,3 +59,26 @@ def _errors(model: WorldModel, windows: Windows, exit: ExitConfig | None) -> tup
         {name: float(error.square().mean()) for name, error in errors.items()},
         {name: float(trace.loops.double().mean()) for name, trace in traces.items()},
     )
+
+
+def _watched_errors(
+    model: WorldModel, windows: Windows, exit: ExitConfig | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """`_errors` of the steps after the model has watched for a while."""
+    seen, actions, scored = windows.observations, windows.actions, model.observation_changes
+    watch = min(model.observation.warmup, actions.shape[1] - 1)
+    traces = {"one_step": Trace(), "open_loop": Trace()}
+    latents = model.observe(seen[:, :-1], actions, exit=exit, trace=traces["one_step"])
+    imagined = model.imagine(
+        actions[:, watch:],
+        observation=seen[:, watch],
+        h=latents[:, watch - 1] if watch else None,
+        exit=exit,
+        trace=traces["open_loop"],
+    )
+    target = model.normalise(seen[:, watch + 1 :])
+    errors = {
+        name: float((model.normalise(model.decode_observation(h)) - target)[..., scored].square().mean())
+        for name, h in {"one_step": latents[:, watch:], "open_loop": imagined}.items()
+    }
+    return errors, {name: float(trace.loops.double().mean()) for name, trace in traces.items()}

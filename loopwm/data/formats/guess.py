@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loopwm.errors import UserError
-from loopwm.spaces import ActionSpec, ObservationSpec
+from loopwm.spaces import ActionSpec, ObservationSpec, channel_names
 
 
 def observation_spec(observations: np.ndarray) -> ObservationSpec:
@@ -19,7 +19,7 @@ def observation_spec(observations: np.ndarray) -> ObservationSpec:
     """
     shape = observations.shape[1:]
     if observations.ndim == 4 and observations.dtype == np.uint8:
-        return ObservationSpec("image", shape, tuple(f"channel{i}" for i in range(shape[-1])))
+        return ObservationSpec("image", shape, channel_names(shape[-1]))
     if observations.ndim not in (2, 3) or not np.issubdtype(observations.dtype, np.number):
         raise UserError(
             f"observations of shape {observations.shape} and type {observations.dtype} are neither vectors (L+1, S) "

@@ -20,7 +20,7 @@ from loopwm.data.formats.source import Part, Source, read_side_file, write_side_
 from loopwm.data.meta import StoreMeta
 from loopwm.envs.gymnasium_worlds import feature_names
 from loopwm.errors import LoopwmError, UserError
-from loopwm.spaces import ActionSpec, ObservationSpec
+from loopwm.spaces import ActionSpec, ObservationSpec, channel_names
 
 PREFIX = "minari:"
 _EPISODES_AT_ONCE = 64
@@ -117,9 +117,8 @@ def described(dataset: Any, dataset_id: str) -> StoreMeta:
         UserError: spaces that cannot be stored.
     """
     seen, act = dataset.observation_space, dataset.action_space
-    names = ("channel0", "channel1", "channel2", "channel3")
     if _image(seen):
-        observation = ObservationSpec("image", tuple(seen.shape), names[: seen.shape[-1]])
+        observation = ObservationSpec("image", tuple(seen.shape), channel_names(seen.shape[-1]))
     elif not seen.is_np_flattenable:
         raise UserError(
             f"{dataset_id} observes a space of varying size ({type(seen).__name__}), which cannot be stored."

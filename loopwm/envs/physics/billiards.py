@@ -238,15 +238,21 @@ def draw(observation: np.ndarray, config: BilliardsConfig) -> np.ndarray:
     """
     side = config.pixels
     centres = (np.arange(side) + 0.5) / side * 2 * config.half_width - config.half_width
-    x, y = centres[None, :], -centres[:, None]
+    x, y = centres, -centres
     image = np.empty((side, side, 3), dtype=np.float32)
     image[:] = _TABLE
     # One pixel of ramp at the rim keeps sub-pixel motion visible.
     pixel = 2 * config.half_width / side
-    for i, (px, py) in enumerate(np.asarray(observation)[:, :2]):
-        distance = np.sqrt((x - px) ** 2 + (y - py) ** 2)
-        cover = np.clip((config.radius - distance) / pixel + 0.5, 0.0, 1.0)[..., None]
-        image += cover * (_COLOURS[i % len(_COLOURS)] - image)
+    for i, (px, py) in enumerate(np.asarray(observation)[:, :2].tolist()):
+        # Only the pixels that the disc can reach, a twentieth of them.
+        reach = config.radius + pixel
+        columns, rows = (np.flatnonzero(np.abs(axis - at) <= reach) for axis, at in ((x, px), (y, py)))
+        if not len(columns) or not len(rows):
+            continue
+        box = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        distance = np.sqrt((x[columns] - px) ** 2 + (y[rows, None] - py) ** 2)
+        cover = ((config.radius - distance) / pixel + 0.5).clip(0.0, 1.0)[..., None]
+        box += cover * (_COLOURS[i % len(_COLOURS)] - box)
     return image.round().astype(np.uint8)
 
 
