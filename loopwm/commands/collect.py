@@ -12,7 +12,6 @@ from tyro.conf import Positional, arg
 
 from loopwm.commands.arguments import parse
 from loopwm.data.config import CollectConfig
-from loopwm.interrupts import stopping_between_units
 from loopwm.progress import TerminalProgress
 
 
@@ -40,11 +39,8 @@ def main(words: list[str]) -> None:
     from loopwm.data.collect import collect
     from loopwm.data.store import Store
 
-    with (
-        TerminalProgress("recording", "transition" if config.steps else "episode") as progress,
-        stopping_between_units(progress.advance) as advance,
-    ):
-        collect(config, out, advance)
+    with TerminalProgress("recording", "transition" if config.steps else "episode") as progress:
+        collect(config, out, progress.advance)
     with Store.open(out) as store:
         preset = "pixels " if store.meta.observation.kind == "image" else ""
         print(

@@ -27,7 +27,7 @@ from loopwm.data.store import StoreMeta, write_store
 from loopwm.envs.registry import World, find_world
 from loopwm.errors import LoopwmError, UserError
 from loopwm.files import refuse_existing
-from loopwm.interrupts import end_with_parent
+from loopwm.interrupts import Advance, end_with_parent, stopping_between_units
 from loopwm.spaces import ActionSpec, ObservationSpec
 
 _EPISODES_PER_TASK = 16
@@ -63,8 +63,11 @@ def collect(
     policy_for(config, world)
     meta = describe(world, config, out)
     # Closed here whatever happens: left to the garbage collector, it would stop its workers from any thread, any time.
-    with contextlib.closing(_record_all(config, world, own, _per_task(meta, config))) as episodes:
-        write_store(out, _counted(episodes, config, progress), meta)
+    with (
+        stopping_between_units(progress or (lambda done, total: None)) as advance,
+        contextlib.closing(_record_all(config, world, own, _per_task(meta, config))) as episodes,
+    ):
+        write_store(out, _counted(episodes, config, advance), meta)
     return meta
 
 
@@ -93,15 +96,12 @@ def limited(config: CollectConfig, world: World) -> CollectConfig:
     return replace(config, max_steps=limit)
 
 
-def _counted(
-    episodes: Iterable[Episode], config: CollectConfig, progress: Callable[[int, int], None] | None
-) -> Iterator[Episode]:
+def _counted(episodes: Iterable[Episode], config: CollectConfig, advance: Advance) -> Iterator[Episode]:
     steps = 0
     for done, episode in enumerate(episodes, start=1):
         yield episode
         steps += episode.length
-        if progress is not None:
-            progress(*((min(steps, config.steps), config.steps) if config.steps else (done, config.episodes)))
+        advance(*((min(steps, config.steps), config.steps) if config.steps else (done, config.episodes)))
         if config.steps and steps >= config.steps:
             return
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loopwm.errors import UserError
-from loopwm.interrupts import stopping_between_units
 from loopwm.model.config import SYSTEMS
 from loopwm.presets import Preset, preset
 from loopwm.progress import TerminalProgress
@@ -78,8 +77,8 @@ def record(settings: Preset, path: Path, seed: int = 0) -> Path:
                     f"{path} was recorded with seed {store.meta.seed} instead of {seed}; choose another folder."
                 )
     else:
-        with TerminalProgress("recording", "episode") as progress, stopping_between_units(progress.advance) as advance:
-            collect(CollectConfig(settings.world, settings.episodes, seed=seed), path, advance)
+        with TerminalProgress("recording", "episode") as progress:
+            collect(CollectConfig(settings.world, settings.episodes, seed=seed), path, progress.advance)
     return path
 
 

@@ -16,7 +16,6 @@ from loopwm.errors import UserError
 from loopwm.evaluate.evaluation import Evaluation, plain
 from loopwm.evaluate.speed import processor
 from loopwm.files import refuse_existing, write_json
-from loopwm.interrupts import stopping_between_units
 from loopwm.model.config import SYSTEMS, System
 from loopwm.presets import RunConfig, preset
 from loopwm.progress import TerminalProgress
@@ -82,8 +81,8 @@ def recording(config: WorldStudyConfig) -> Path:
         hold=config.hold,
     )
     if not path.exists():
-        with TerminalProgress("recording", "transition") as progress, stopping_between_units(progress.advance) as told:
-            collect(wanted, path, told)
+        with TerminalProgress("recording", "transition") as progress:
+            collect(wanted, path, progress.advance)
     with Store.open(path) as store:
         meta = store.meta
     if (meta.world, meta.seed) != (
