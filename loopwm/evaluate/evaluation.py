@@ -23,8 +23,9 @@ from loopwm.evaluate.early import EarlyErrors, early_errors
 from loopwm.evaluate.frontier import Frontier, frontier
 from loopwm.evaluate.rollout import StepErrors, control_errors, control_single, one_step, open_loop
 from loopwm.evaluate.run_info import RunInfo, run_info
+from loopwm.evaluate.samples import Samples
 from loopwm.evaluate.scores import Scorer
-from loopwm.evaluate.segments import Segments, affordable, rollouts, rows_at_once, tile
+from loopwm.evaluate.segments import Segments
 from loopwm.evaluate.speed import ExitTime, StepTime, exit_time, processor, step_times
 from loopwm.files import write_json
 from loopwm.model.config import ExitConfig
@@ -246,33 +247,12 @@ def measure(
     """All measurements of a model; `held_out` and `training` are episode indices."""
     stages = _Stages(progress or SilentProgress(), 10)
     scorer, mu = Scorer.of(model), model.default_loops
-    warmup = config.watched(model.observation)
-    sample = config.context * affordable(columns, config.context + warmup, -(-config.transitions // config.context))
-    steps = tile(
-        columns, held_out, config.context, transitions=min(config.transitions, sample), seed=config.seed, warmup=warmup
-    )
+    samples = Samples.of(columns, held_out, training, config)
+    steps, few, long = samples.steps, samples.few, samples.rollouts
     bootstrap = Bootstrap(steps.transition_episode, resamples=config.resamples, seed=config.seed)
     sweep = depth.depth_sweep(model, steps, depth.depth_grid(model))
     stages.done()
-    # Beyond the longest episode there is nothing to compare with.
-    longest = min(columns.ep_len[held_out].max(), columns.ep_len[training].max())
-    horizon = max(1, int(min(config.horizon, longest - warmup)))
-    fitting, long = (
-        rollouts(
-            columns,
-            episodes,
-            horizon,
-            stride=stride,
-            rows=affordable(columns, horizon + warmup, rows),
-            seed=config.seed,
-            warmup=warmup,
-        )
-        for episodes, stride, rows in (
-            (training, 5, config.training_rollouts),
-            (held_out, config.stride, config.rollouts),
-        )
-    )
-    controls = fit_controls(fitting, scorer, model.action)
+    controls = fit_controls(samples.fitting, scorer, model.action)
     stages.done()
     blind, seeing = open_loop(model, long), one_step(model, long)
     curves = horizon_curves(scorer, long, blind, seeing, controls, config)
@@ -285,8 +265,6 @@ def measure(
         depth.by_difficulty(scorer, sweep, steps, mu, label, bootstrap) for label in columns.meta.label_names
     )
     stages.done()
-    some = min(1000, 4 * rows_at_once(model.observation, config.context + warmup, 1000))
-    few = tile(columns, held_out, config.context, transitions=some, seed=config.seed + 1, warmup=warmup)
     settling = diagnostics.settling(model, few, 4 * mu)
     contraction = diagnostics.contraction(model, few, 4 * mu, seed=config.seed)
     tokens = diagnostics.token_health(model, few)

@@ -6,6 +6,7 @@ engine's whole state.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import gymnasium
@@ -20,7 +21,7 @@ RATES = tuple(zip(POSITION, VELOCITY, strict=True))
 Points = npt.NDArray[np.float64]
 
 
-class SoftBody(gymnasium.Env[np.ndarray, np.ndarray]):
+class SoftBody(gymnasium.Env[np.ndarray, np.ndarray], ABC):
     """Points of one flex; the action is a force on each held point.
 
     Observation: (M, 6 + C + 1) float32, a set of points with position (m), velocity (m/s), C material coordinates in
@@ -72,13 +73,13 @@ class SoftBody(gymnasium.Env[np.ndarray, np.ndarray]):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (3 * len(held),), np.float32)
         self._steps = -1
 
+    @abstractmethod
     def draw_start(self) -> tuple[Points, Points]:
         """Positions (M, 3) and velocities (M, 3) of a new episode, drawn with `self.np_random`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reached(self) -> bool:
         """Whether the task is done, which ends the episode with reward 1."""
-        raise NotImplementedError
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """A new start, drawn at random."""
