@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
 from loopwm.errors import UserError
+
+PRESENT = "present"
+"""The name of the feature that says whether an entity is there."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class ObservationSpec:
     Attributes:
         kind: `vector`, `entities` or `image`; entities are an unordered set, one latent token each.
         shape: (S,), (M, F) or (H, W, C).
-        names: names of the last axis, same length as `shape[-1]`; the channels of an image.
+        names: names of the last axis, same length as `shape[-1]`; the channels of an image. A feature of entities that
+            is called `present` says which of them are there, 1, and which only fill up the set, 0.
         rates: pairs (feature, its time derivative), both from `names`; used by the constant-velocity control.
         dt: seconds per environment step; 0 when unknown.
     """
@@ -56,6 +60,21 @@ class ObservationSpec:
     def dtype(self) -> np.dtype:
         """Type of the recorded numbers: uint8 for an image, otherwise float32, little-endian on disk."""
         return np.dtype("u1" if self.kind == "image" else "<f4")
+
+    @property
+    def presence(self) -> int | None:
+        """Which feature says whether an entity is there at all; None where all are."""
+        return self.names.index(PRESENT) if self.kind == "entities" and PRESENT in self.names else None
+
+    def weights(self, observations: Any) -> Any:
+        """What every entity of observations (..., M, F) counts in a mean over M: (..., M, 1), 1 on average.
+
+        Those that are not there count nothing, so that an error does not get small by filling up. An array of numpy
+        gives an array, a tensor a tensor.
+        """
+        assert self.presence is not None
+        there = observations[..., self.presence, None]
+        return there * self.shape[0] / there.sum(-2, keepdims=True).clip(min=1)
 
     @property
     def warmup(self) -> int:

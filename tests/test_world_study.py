@@ -71,7 +71,8 @@ def test_a_finished_study_is_not_overwritten(result: Path) -> None:
 @pytest.mark.skipif(not list((ROOT / "results" / "worlds").glob("*.json")), reason="no world has been published yet")
 def test_the_page_on_worlds_shows_the_stored_results() -> None:
     text = (ROOT / "docs" / "worlds.md").read_text()
-    assert worlds_page.page(worlds_page.read_results(ROOT / "results" / "worlds")) in text
+    shared = worlds_page.read_shared(ROOT / "results" / "capacity.json")
+    assert worlds_page.page(worlds_page.read_results(ROOT / "results" / "worlds"), shared) in text
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:

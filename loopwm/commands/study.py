@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from loopwm.commands.arguments import leading, parse
 from loopwm.studies.config import (
     AdaptiveStudyConfig,
+    CapacityStudyConfig,
     DeferredStudyConfig,
     GatherConfig,
     StabilityStudyConfig,
@@ -19,7 +20,7 @@ from loopwm.studies.config import (
 
 NAME = arg(
     metavar="[NAME]",
-    help="Which: billiards (the default), adaptive, stability, deferred, world, or gather. Options differ.",
+    help="Which: billiards (the default), adaptive, stability, deferred, world, capacity, or gather. Options differ.",
 )
 
 
@@ -75,6 +76,16 @@ class WorldStudy:
 
 
 @dataclass(frozen=True)
+class CapacityStudy:
+    """Can one shared block learn several kinds of physics at once? Against one model for each, and ordinary stacks.
+
+    Takes hours. An interrupted study goes on where it stopped when the command is given again."""
+
+    name: Annotated[Positional[Literal["capacity"]], NAME]
+    settings: Annotated[CapacityStudyConfig, arg(name="")] = field(default_factory=CapacityStudyConfig)
+
+
+@dataclass(frozen=True)
 class Gather:
     """Put the results of several studies into one file."""
 
@@ -107,6 +118,11 @@ def main(words: list[str]) -> None:
         from loopwm.studies.world import run_world_study
 
         written = run_world_study(world)
+    elif name == "capacity":
+        capacity = parse(CapacityStudy, words, "study").settings
+        from loopwm.studies.capacity import run_capacity_study
+
+        written = run_capacity_study(capacity)
     elif name == "gather":
         from loopwm.studies.gather import gather
 

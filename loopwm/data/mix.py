@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from loopwm.data.statistics import Statistics, compute_statistics
 from loopwm.data.store import Store, write_store
 from loopwm.errors import UserError
 from loopwm.files import refuse_existing
-from loopwm.spaces import ActionSpec, ObservationSpec
+from loopwm.spaces import PRESENT, ActionSpec, ObservationSpec
 
 MIXED = "mixed.h5"
 DIFFICULTY = "difficulty"
@@ -46,6 +46,12 @@ class MixConfig:
         if self.steps < 0:
             raise UserError(f"steps must not be negative, got {self.steps}.")
 
+    @property
+    def command(self) -> str:
+        """What to type to get this mixture."""
+        words = ["loopwm", "data", "mix", *map(str, self.sources), "--out", str(self.out), "--steps", str(self.steps)]
+        return shlex.join(words)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -66,7 +72,7 @@ class Layout:
     def observation(self) -> ObservationSpec:
         """Entities (M, F + 1 + W): features, whether this is an entity at all, one mark per world."""
         names = tuple(f"feature{i}" for i in range(self.features))
-        marks = ("present", *(f"is {name}" for name in self.names))
+        marks = (PRESENT, *(f"is {name}" for name in self.names))
         return ObservationSpec("entities", (self.entities, self.features + len(marks)), names + marks)
 
     @property
@@ -120,9 +126,7 @@ def mix(config: MixConfig, progress: Callable[[int, int], None] | None = None) -
         refuse_existing(out, "choose another folder with --out")
     layouts = layouts_of(names, metas)
     steps = config.steps or min(lengths)
-    command = shlex.join(
-        ["loopwm", "data", "mix", *map(str, config.sources), "--out", str(config.out), "--steps", str(steps)]
-    )
+    command = replace(config, steps=steps).command
     labelled = all(meta.label_names for meta in metas)
     config.out.mkdir(parents=True, exist_ok=True)
     for done, (source, layout, out) in enumerate(zip(config.sources, layouts, outs, strict=False)):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Statistics:
     """Taken from training episodes only. Entities share one scale per feature, so shapes are (F,), of a vector (S,).
-    All pixels of an image share one scale per channel, (C,).
+    All pixels of an image share one scale per channel, (C,). Entities that are not there do not count.
 
     A spread is never 0: what does not vary has spread 1, so dividing by it is safe. A discrete action is an index and
     keeps mean 0 and spread 1.
@@ -64,7 +64,9 @@ def compute_statistics(columns: Columns, episodes: np.ndarray) -> Statistics:
     if columns.observation.dtype == np.uint8:
         observation_mean, observation_std = _moments_of_bytes(columns.observation, rows, at_once)
     else:
-        observation_mean, observation_std = _moments(columns.observation[rows].reshape(-1, features))
+        seen = columns.observation[rows].reshape(-1, features)
+        presence = columns.meta.observation.presence
+        observation_mean, observation_std = _moments(seen if presence is None else seen[seen[:, presence] > 0])
     reward_mean, reward_std = _moments(columns.reward[steps][:, None])
     return Statistics(
         observation_mean,

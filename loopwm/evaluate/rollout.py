@@ -47,6 +47,7 @@ def one_step(
     batch: int | None = None,
     trace: Trace | None = None,
     exit: ExitConfig | None = None,
+    scorer: Scorer | None = None,
 ) -> StepErrors:
     """Errors with every true observation in view: o_{k+1} predicted from o_0..o_k and a_0..a_k.
 
@@ -57,11 +58,12 @@ def one_step(
         batch: segments per forward pass; bounds memory and changes nothing else. As `rows_at_once` says when None.
         trace: collects loops and residuals; needs all segments to fit one batch.
         exit: lets a transition stop before T.
+        scorer: units and features of the errors; the model's own when None.
     """
     batch = batch or rows_at_once(model.observation, segments.length)
     if trace is not None and len(segments) > batch:
         raise ValueError(f"A trace covers one batch; {len(segments)} segments were given and batch={batch}.")
-    return _errors(model, segments, num_loops, batch, exit, blind=False, trace=trace)
+    return _errors(model, segments, num_loops, batch, exit, scorer, blind=False, trace=trace)
 
 
 def open_loop(
@@ -71,13 +73,14 @@ def open_loop(
     *,
     batch: int | None = None,
     exit: ExitConfig | None = None,
+    scorer: Scorer | None = None,
 ) -> StepErrors:
     """Errors with only o_0 in view: o_{k+1} imagined from o_0 and a_0..a_k. Arguments as in `one_step`.
 
     With a warm-up, the observations of those transitions are in view as well; their errors are NaN.
     """
     batch = batch or rows_at_once(model.observation, segments.length)
-    return _errors(model, segments, num_loops, batch, exit, blind=True, trace=None)
+    return _errors(model, segments, num_loops, batch, exit, scorer, blind=True, trace=None)
 
 
 def control_errors(control: Control, segments: Segments, scorer: Scorer) -> StepErrors:
@@ -128,10 +131,11 @@ def _errors(
     num_loops: int | None,
     batch: int,
     exit: ExitConfig | None,
+    scorer: Scorer | None,
     blind: bool,
     trace: Trace | None,
 ) -> StepErrors:
-    scorer, parts = Scorer.of(model), []
+    scorer, parts = scorer or Scorer.of(model), []
     for first in range(0, len(segments), batch):
         part = segments.rows(slice(first, first + batch))
         scored = part.ahead if blind else part

@@ -23,7 +23,7 @@ class Scorer:
     """Errors of observations (..., *S), averaged over entities and over the features that ever change.
 
     Features that never change within an episode (which disc is the cue) would be predicted for free, so they are left
-    out of every score.
+    out of every score, and so are entities that are not there.
 
     Attributes:
         spec: what the observation is.
@@ -75,7 +75,8 @@ class Scorer:
         """
 
         def squared(predicted: Array, target: Array) -> Array:
-            return (self.normalise(predicted) - self.normalise(target))[..., self.changing] ** 2
+            error = (self.normalise(predicted) - self.normalise(target))[..., self.changing] ** 2
+            return self._weighted(error, target)
 
         return _finite_or_infinite(self._mean_of(squared, predicted, target))
 
@@ -84,7 +85,8 @@ class Scorer:
         features = list(self.groups[group])
 
         def squared(predicted: Array, target: Array) -> Array:
-            return (np.asarray(predicted, np.float64) - np.asarray(target, np.float64))[..., features] ** 2
+            error = (np.asarray(predicted, np.float64) - np.asarray(target, np.float64))[..., features] ** 2
+            return self._weighted(error, target)
 
         return _finite_or_infinite(self._mean_of(squared, predicted, target))
 
@@ -97,6 +99,9 @@ class Scorer:
         leading = tuple(range(observations.ndim - 1))
         ends = np.stack([observations.min(axis=leading), observations.max(axis=leading)])
         return float(np.abs(self.normalise(ends))[..., self.changing].max())
+
+    def _weighted(self, error: Array, target: Array) -> Array:
+        return error if self.spec.presence is None else error * self.spec.weights(np.asarray(target, np.float64))
 
     def _mean_of(self, squared: Callable[[Array, Array], Array], predicted: Array, target: Array) -> Array:
         """The mean of `squared` over an observation, (...); images in blocks, as one in double precision is large."""

@@ -277,6 +277,59 @@ class WorldStudyConfig:
 
 
 @dataclass(frozen=True)
+class CapacityStudyConfig:
+    """One shared block for several worlds against one model for each of them."""
+
+    worlds: tuple[str, ...] = ("billiards", "three-bodies", "soft-cube", "fluid", "cloth")
+    """As of `loopwm collect`; entities or vectors, continuous actions."""
+    preset: str = "worlds"
+    """Starting point of every run."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights, windows and depths; the recordings are the same."""
+    recorded: int = 60_000
+    """Transitions recorded of each world, at least; what `loopwm study world` recorded there is used."""
+    steps: int = 20_000
+    """Transitions of each world that go into the mixture."""
+    updates: int = 1000
+    """Of every run."""
+    rate_updates: int = 200
+    """Of the short runs that the learning rates are picked by."""
+    windows: int = 8
+    """Windows of each world per update: the shared model sees this many of each at a time, on average."""
+    horizon: int = 10
+    """Steps imagined for the open-loop error."""
+    transitions: int = 4000
+    """Test transitions of each world, at most."""
+    recording_seed: int = 1
+    """Of the recordings."""
+    recordings: Path = Path("runs/study-worlds")
+    """Folder of `loopwm study world`, whose recordings are used, and made if they are not there."""
+    folder: Path = Path("runs/study-capacity")
+    """Where mixture and runs go."""
+    out: Path = Path("runs/study-capacity/capacity.json")
+    """The result."""
+
+    @property
+    def command(self) -> str:
+        """What to type to get this result."""
+        words = ["loopwm", "study", "capacity", "--worlds", *self.worlds, "--preset", self.preset]
+        words += ["--seeds", *map(str, self.seeds)]
+        counts = ("recorded", "steps", "updates", "rate_updates", "windows", "horizon", "transitions")
+        for option in (*counts, "recording_seed", "recordings", "folder", "out"):
+            words += [f"--{option.replace('_', '-')}", str(getattr(self, option))]
+        return shlex.join(words)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.worlds)) < 2:
+            raise UserError("This study needs at least one seed and two worlds; give --seeds and --worlds.")
+        for option in ("recorded", "steps", "updates", "rate_updates", "windows", "horizon", "transitions"):
+            if getattr(self, option) < 1:
+                raise UserError(f"{option} must be at least 1, got {getattr(self, option)}.")
+        if self.steps > self.recorded:
+            raise UserError(f"steps ({self.steps}) cannot exceed what is recorded ({self.recorded}).")
+
+
+@dataclass(frozen=True)
 class GatherConfig:
     """Results of several studies in one file."""
 

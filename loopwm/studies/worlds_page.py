@@ -1,6 +1,7 @@
-"""docs/worlds.md from the results of `loopwm study world`, one JSON each, so that no number there is typed by hand.
+"""docs/worlds.md from the results of `loopwm study world`, one JSON each, and of `loopwm study capacity`, so that no
+number there is typed by hand.
 
-python -m loopwm.studies.worlds_page results/worlds docs/worlds.md
+python -m loopwm.studies.worlds_page results/worlds results/capacity.json docs/worlds.md
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def page(results: dict[str, dict[str, Any]]) -> str:
-    """All tables."""
-    return "\n\n".join(
-        [errors(results), controls(results), depths(results), loops(results), sizes(results), made_by(results)]
-    )
+def read_shared(path: Path) -> dict[str, Any] | None:
+    """The result of the capacity study; None if there is none yet."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def page(results: dict[str, dict[str, Any]], shared: dict[str, Any] | None = None) -> str:
+    """All tables; `shared` is the result of the capacity study, if there is one."""
+    tables = [errors(results), controls(results), depths(results), loops(results), sizes(results), made_by(results)]
+    return "\n\n".join(tables if shared is None else [*tables, capacity(shared)])
 
 
 def errors(results: dict[str, dict[str, Any]]) -> str:
@@ -157,10 +162,71 @@ def made_by(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+OTHERS = {
+    "each": "one as large for each world",
+    "parts": "one for each world, together as large",
+    "shared-equal-flops": "shared stack, equal FLOPs",
+    "shared-equal-params": "shared stack, equal parameters",
+}
+
+
+def capacity(result: dict[str, Any]) -> str:
+    """One model for all worlds against the others: ratios, sizes, depth."""
+    lines = ["### One shared model for all worlds", ""]
+    for key, title in (("one_step", "One step ahead"), ("open_loop", "Imagined, mean over the steps")):
+        lines += [
+            f"{title}: error of the shared looped model over that of",
+            "",
+            "| world | its error | " + " | ".join(OTHERS.values()) + " |",
+            "|---|---|" + "---|" * len(OTHERS),
+        ]
+        for world in (*result["worlds"], "mean"):
+            own = result["intervals"].get(f"{key} shared {world}")
+            ratios = [interval_text(result["intervals"][f"{key} shared/{other} {world}"]) for other in OTHERS]
+            lines.append(f"| {world} | {interval_text(own) if own else ''} | " + " | ".join(ratios) + " |")
+        lines.append("")
+    lines += [*_capacity_sizes(result), "", *_capacity_depths(result), ""]
+    lines += [
+        f"Squared errors of the entities that are there, in standard deviations of their world; "
+        f"{len(result['seeds'])} seeds, {result['updates']:,} updates each, 95% intervals over episodes, ratios paired "
+        "by episode, the mean over worlds geometric. Made by:",
+        "",
+        "```bash no-run",
+        result["command"],
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def _capacity_sizes(result: dict[str, Any]) -> list[str]:
+    figures, one = result["figures"], result["worlds"][0]
+    lines = ["| | models | parameters of each | MFLOPs per step |", "|---|---|---|---|"]
+    for name, title in {"shared": "shared, looped", **OTHERS}.items():
+        single = name in ("each", "parts")
+        key = f"{name} {one}" if single else name
+        count = len(result["worlds"]) if single else 1
+        lines.append(f"| {title} | {count} | {figures[f'params {key}']:,} | {figures[f'flops_step {key}'] / 1e6:.2f} |")
+    return lines
+
+
+def _capacity_depths(result: dict[str, Any]) -> list[str]:
+    depth, mu = result["depth_of_shared"], str(result["config"]["model"]["loop"]["mu"])
+    loops = list(next(iter(depth.values())))
+    lines = [
+        "One-step error of the shared looped model at T loops, over that at mu:",
+        "",
+        "| world | " + " | ".join(loops) + " |",
+        "|---|" + "---|" * len(loops),
+    ]
+    for world, errors in depth.items():
+        lines.append(f"| {world} | " + " | ".join(f"{errors[t] / errors[mu]:.3f}" for t in loops) + " |")
+    return lines
+
+
 def main(arguments: list[str]) -> None:
-    """FOLDER FILE"""
-    folder, document = map(Path, arguments)
-    rewrite(document, page(read_results(folder)))
+    """FOLDER CAPACITY FILE"""
+    folder, shared, document = map(Path, arguments)
+    rewrite(document, page(read_results(folder), read_shared(shared)))
     print(f"Written: {document}")
 
 

@@ -109,8 +109,8 @@ def transition_errors(
         reward_std: standard deviation of the training rewards; the reward error is measured in it.
 
     Returns:
-        Squared errors of the features that ever change (..., *S without the others), squared errors of the reward
-        (...), cross-entropies of the continue flag (...).
+        Squared errors of the features that ever change (..., *S without the others), weighted where some entities are
+        not there; squared errors of the reward (...), cross-entropies of the continue flag (...).
     """
     errors = observation_errors(model, latents, observations)
     return errors, *task_errors(model, latents, rewards, continues, reward_std)
@@ -119,8 +119,8 @@ def transition_errors(
 def observation_errors(model: WorldModel, latents: Tensor, observations: Tensor) -> Tensor:
     """The leading part of `transition_errors`."""
     target = model.normalise(observations)
-    error = (model.normalise(model.decode_observation(latents)) - target)[..., model.observation_changes]
-    return error.square()
+    error = (model.normalise(model.decode_observation(latents)) - target)[..., model.observation_changes].square()
+    return error if model.observation.presence is None else error * model.observation.weights(observations)
 
 
 def task_errors(

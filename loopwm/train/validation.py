@@ -8,6 +8,7 @@ from loopwm.data.windows import Windows
 from loopwm.model.config import ExitConfig
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
+from loopwm.train.losses import observation_errors
 
 
 @torch.no_grad()
@@ -41,22 +42,18 @@ def _errors(model: WorldModel, windows: Windows, exit: ExitConfig | None) -> tup
     if model.observation.warmup:
         return _watched_errors(model, windows, exit)
     batch, steps = windows.rewards.shape
-    scored = model.observation_changes
-    target = model.normalise(windows.observations[:, 1:])[..., scored]
     traces = {"one_step": Trace(), "open_loop": Trace()}
 
     imagined = model.imagine(
         windows.actions, observation=windows.observations[:, 0], exit=exit, trace=traces["open_loop"]
     )
-    open_loop = model.normalise(model.decode(imagined).observation)[..., scored]
     embeddings = model.encode(windows.observations[:, :-1].flatten(0, 1))
     single = model.step(
         model.initial(batch * steps), windows.actions.flatten(0, 1), embeddings, exit=exit, trace=traces["one_step"]
     )
-    one_step = model.normalise(model.decode(single).observation)[..., scored].unflatten(0, (batch, steps))
-    errors = {"one_step": one_step - target, "open_loop": open_loop - target}
+    latents = {"one_step": single.unflatten(0, (batch, steps)), "open_loop": imagined}
     return (
-        {name: float(error.square().mean()) for name, error in errors.items()},
+        {name: float(observation_errors(model, h, windows.observations[:, 1:]).mean()) for name, h in latents.items()},
         {name: float(trace.loops.double().mean()) for name, trace in traces.items()},
     )
 
@@ -65,7 +62,7 @@ def _watched_errors(
     model: WorldModel, windows: Windows, exit: ExitConfig | None
 ) -> tuple[dict[str, float], dict[str, float]]:
     """`_errors` of the steps after the model has watched for a while."""
-    seen, actions, scored = windows.observations, windows.actions, model.observation_changes
+    seen, actions = windows.observations, windows.actions
     watch = min(model.observation.warmup, actions.shape[1] - 1)
     traces = {"one_step": Trace(), "open_loop": Trace()}
     latents = model.observe(seen[:, :-1], actions, exit=exit, trace=traces["one_step"])
@@ -76,9 +73,8 @@ def _watched_errors(
         exit=exit,
         trace=traces["open_loop"],
     )
-    target = model.normalise(seen[:, watch + 1 :])
     errors = {
-        name: float((model.normalise(model.decode_observation(h)) - target)[..., scored].square().mean())
+        name: float(observation_errors(model, h, seen[:, watch + 1 :]).mean())
         for name, h in {"one_step": latents[:, watch:], "open_loop": imagined}.items()
     }
     return errors, {name: float(trace.loops.double().mean()) for name, trace in traces.items()}
