@@ -12,6 +12,7 @@ import pytest
 from loopwm.cli import main
 from loopwm.data.collect import collect
 from loopwm.data.config import CollectConfig
+from loopwm.data.recorder import record_episode
 from loopwm.data.store import Store
 from loopwm.envs.gymnasium_worlds import own_world
 from loopwm.errors import LoopwmError, UserError
@@ -65,6 +66,42 @@ def test_an_environment_of_ones_own_is_recorded_by_several_processes(tmp_path: P
         np.testing.assert_allclose(episode.labels["far"], np.abs(episode.observations[1:, 2]), rtol=1e-6)
         # A thread for each process, as they share the cores.
         assert set(episode.labels["threads"]) == {1.0}
+
+
+class Thrifty(gymnasium.Env):
+    """Writes every observation into the same array."""
+
+    def __init__(self) -> None:
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+        self.action_space = gymnasium.spaces.MultiDiscrete([9])
+        self.seen = np.zeros(1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seen[:] = 0
+        return self.seen, {}
+
+    def step(self, action):
+        self.seen += 0.5
+        return self.seen, 0.0, False, False, {}
+
+
+class Counting:
+    """A policy that writes every action into the same array."""
+
+    def __init__(self) -> None:
+        self.action = np.zeros(1, np.int64)
+
+    def __call__(self, observation: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        self.action += 1
+        return self.action
+
+
+def test_arrays_that_are_written_to_again_are_recorded_as_they_were() -> None:
+    world = own_world(Thrifty, max_steps=5)
+    episode = record_episode(world.make(5), world, seed=0, max_steps=5, policy=Counting())
+    assert episode.observations[:, 0].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    assert episode.actions[:, 0].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_what_several_processes_cannot_be_handed_is_refused(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def is_image(observations: np.ndarray) -> bool:
 
 def first_not_finite(values: np.ndarray) -> int | None:
     """Index along the leading axis of the NaN or infinity that comes soonest, None if all is finite."""
-    if np.issubdtype(values.dtype, np.integer):
+    if values.dtype.kind in "iu":
         return None
-    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    return int(bad.argmax()) if bad.any() else None
+    finite = np.isfinite(values)
+    return None if finite.all() else int((~finite.reshape(len(values), -1).all(axis=1)).argmax())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from copy import copy
 from typing import Any
 
 import gymnasium
@@ -83,7 +84,8 @@ class Actor:
         if self._generator is None:
             # A stream of its own: the one of the action space is seeded alike.
             self._generator = np.random.default_rng([self._seed, 1])
-        action = policy(observation, self._generator)
+        # A copy: what a policy hands out may be what it goes on writing to.
+        action = copy(policy(observation, self._generator))
         if isinstance(self._space, gymnasium.spaces.Box):
             action = np.asarray(action, self._space.dtype)
         if not self._space.contains(action):

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 
 from loopwm.data.config import CollectConfig
-from loopwm.data.episode import Episode, is_image
+from loopwm.data.episode import Episode
 from loopwm.data.policies import Actor, policy_for
 from loopwm.envs.registry import Policy, World
 from loopwm.errors import LoopwmError, UserError
@@ -51,32 +51,32 @@ def record_episode(
     """
     actor = Actor(env, policy, hold, seed)
     observation, _ = env.reset(seed=seed)
-    actions = np.empty((max_steps, int(np.prod(env.action_space.shape or (1,)))), np.float32)
-    rewards = np.empty(max_steps, np.float32)
-    columns = np.empty((max_steps, len(world.labels)), np.float32)
-    observations, taken = [observation], 0
+    # Copied at once, as an environment may hand out the same array every time, with other numbers in it.
+    shape = np.shape(observation)
+    image = len(shape) == 3 and env.observation_space.dtype == np.uint8
+    observations = np.empty((max_steps + 1, *shape), np.uint8 if image else np.float32)
+    observations[0] = observation
+    actions, rewards, labels = [], [], []
     terminated = truncated = False
-    while not (terminated or truncated) and taken < max_steps:
-        actions[taken] = action = actor.act(observation)
-        observation, rewards[taken], terminated, truncated, info = env.step(action)
-        observations.append(observation)
-        for i, name in enumerate(world.labels):
-            columns[taken, i] = info[name]
-        taken += 1
+    while not (terminated or truncated) and len(actions) < max_steps:
+        action = actor.act(observation)
+        observation, reward, terminated, truncated, info = env.step(action)
+        actions.append(action)
+        rewards.append(reward)
+        observations[len(actions)] = observation
+        if world.labels:
+            labels.append([info[name] for name in world.labels])
+    taken = len(actions)
+    columns = np.array(labels, np.float32).reshape(taken, len(world.labels))
     return Episode(
-        observations=_stacked(observations),
-        actions=actions[:taken],
-        rewards=rewards[:taken],
+        # Without the rows that were not needed, and which a view would keep in memory.
+        observations=observations[: taken + 1].copy(),
+        actions=np.array(actions, np.float32).reshape(taken, -1),
+        rewards=np.array(rewards, np.float32),
         terminated=bool(terminated),
-        labels={name: columns[:taken, i] for i, name in enumerate(world.labels)},
+        labels={name: columns[:, i] for i, name in enumerate(world.labels)},
         seed=seed,
     )
-
-
-def _stacked(observations: list[np.ndarray]) -> np.ndarray:
-    """(L+1, *S): images as they are, all else in single precision."""
-    stacked = np.array(observations)
-    return stacked if is_image(stacked) else stacked.astype(np.float32)
 
 
 def episode_seed(seed: int, index: int) -> int:
