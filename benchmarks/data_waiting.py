@@ -9,7 +9,8 @@ nothing is read while the update before is computed.
 
 from __future__ import annotations
 
-import json
+import shlex
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -19,9 +20,12 @@ from typing import Annotated
 import torch
 import tyro
 
+from loopwm.evaluate.speed import processor
+from loopwm.files import write_json
 from loopwm.presets import preset
 from loopwm.studies.demo import record
 from loopwm.train.curriculum import horizon
+from loopwm.train.journal import versions
 from loopwm.train.trainer import Trainer
 
 
@@ -110,7 +114,9 @@ def main() -> None:
             f"{100 * one.share:.2f}% of it, {100 * one.share_not_read_ahead:.2f}% not read ahead"
         )
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+        command = shlex.join(["python", "benchmarks/data_waiting.py", *sys.argv[1:]])
+        made = {"command": command, "versions": versions(), "processor": processor(torch.device("cpu"))}
+        write_json(arguments.out, made | {"worlds": [asdict(one) for one in found]})
 
 
 if __name__ == "__main__":

@@ -7,16 +7,19 @@ Both run in turns and the same episodes; medians over rounds, and the spread of 
 
 from __future__ import annotations
 
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import gymnasium
 import numpy as np
+import torch
 import tyro
 
 from loopwm.data.collect import describe, limited
@@ -25,6 +28,9 @@ from loopwm.data.meta import StoreMeta
 from loopwm.data.recorder import Recorder, episode_seed
 from loopwm.data.store import write_store
 from loopwm.envs.registry import find_world
+from loopwm.evaluate.speed import processor
+from loopwm.files import write_json
+from loopwm.train.journal import versions
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,20 @@ class Arguments:
     """About how long one turn of the bare loop takes."""
     rounds: int = 7
     """Turns of each."""
+    out: Path | None = None
+    """File for the numbers as JSON."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One world: transitions per second of processor time, and their ratio to those of the bare loop."""
+
+    world: str
+    recorded_per_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    rounds: int
 
 
 def bare(env: gymnasium.Env, config: CollectConfig, episodes: int) -> int:
@@ -67,8 +87,8 @@ def timed(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def compared(name: str, arguments: Arguments) -> str:
-    """One line about one world."""
+def compared(name: str, arguments: Arguments) -> Speed:
+    """One world."""
     world = find_world(name)
     config = limited(CollectConfig(name, workers=1), world)
     recorder, meta = Recorder(config, world), describe(world, config, Path("store.h5"))
@@ -82,16 +102,22 @@ def compared(name: str, arguments: Arguments) -> str:
     ratios = np.array([alone / kept for alone, kept in turns])
     rate = bare(env, config, episodes) / np.median([kept for _, kept in turns])
     low, high = np.quantile(ratios, (0.1, 0.9))
-    return (
-        f"{name:<24} {rate:>10,.0f} transitions/s recorded, {np.median(ratios):.2f} of the bare loop's speed "
-        f"({low:.2f} to {high:.2f} over {arguments.rounds} rounds)"
-    )
+    return Speed(name, float(rate), float(np.median(ratios)), float(low), float(high), len(ratios))
 
 
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
+    found = []
     for name in arguments.worlds:
-        print(compared(name, arguments))
+        found.append(one := compared(name, arguments))
+        print(
+            f"{name:<24} {one.recorded_per_s:>10,.0f} transitions/s recorded, {one.ratio:.2f} of the bare loop's speed "
+            f"({one.ratio_low:.2f} to {one.ratio_high:.2f} over {one.rounds} rounds)"
+        )
+    if arguments.out is not None:
+        command = shlex.join(["python", "benchmarks/recording_speed.py", *sys.argv[1:]])
+        made = {"command": command, "versions": versions(), "processor": processor(torch.device("cpu"))}
+        write_json(arguments.out, made | {"worlds": [asdict(one) for one in found]})
 
 
 if __name__ == "__main__":
