@@ -126,8 +126,8 @@ def main() -> None:
     }
     size, peak = found["images_bytes"] / 1e9, found["peak_own_bytes"] / GIB
     print(
-        f"{size:.2f} GB of images, {arguments.updates} updates within {arguments.limit:g} GiB: at most {peak:.2f} GiB of "
-        f"own memory, {found['seconds']:.0f} s in all"
+        f"{size:.2f} GB of images, {arguments.updates} updates within {arguments.limit:g} GiB: at most {peak:.2f} GiB "
+        f"of own memory, {found['seconds']:.0f} s in all"
     )
     if arguments.out is not None:
         command = shlex.join(["python", "benchmarks/large_store.py", *sys.argv[1:]])
