@@ -230,11 +230,11 @@ class WorldStudyConfig:
     """Transitions after which an episode is cut short; 0 takes the world's own limit."""
     hold: int = 1
     """Steps that each random action is kept for."""
-    updates: int = 1000
+    updates: int = 800
     """Of every run."""
-    rate_updates: int = 300
+    rate_updates: int = 150
     """Of the short runs that the learning rates are picked by."""
-    batch: int = 128
+    batch: int = 64
     """Windows per update; fewer where an observation has many tokens."""
     rounds: int = 10
     """Turns of each system when training speed is measured."""
@@ -290,9 +290,9 @@ class CapacityStudyConfig:
     """Transitions recorded of each world, at least; what `loopwm study world` recorded there is used."""
     steps: int = 20_000
     """Transitions of each world that go into the mixture."""
-    updates: int = 1000
+    updates: int = 800
     """Of every run."""
-    rate_updates: int = 200
+    rate_updates: int = 150
     """Of the short runs that the learning rates are picked by."""
     windows: int = 8
     """Windows of each world per update: the shared model sees this many of each at a time, on average."""
