@@ -1,0 +1,119 @@
+"""E and U of text worlds: words onto latent tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from loopwm.model.config import ModelConfig
+from loopwm.model.text.layers import FeedForward, WordAttention, WordBlock, angles
+from loopwm.model.text.packing import Texts, flattened
+from loopwm.spaces import ActionSpec, ObservationSpec
+
+NOMINAL_WORDS = 32
+"""Words of an observation, or of what is decoded, for which FLOPs are counted."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Encoded words of the observations that were seen, which a decoder may look back at and point to.
+
+    Attributes:
+        states: (C, D), those of one window after the other. tokens: (C,), the words. step: (C,), when they were seen.
+        window: (B,), how many belong to every window.
+    """
+
+    states: Tensor
+    tokens: Tensor
+    step: Tensor
+    window: Tensor
+
+
+class WordEncoder(nn.Module):
+    """Words that read each other within their text, and N latent tokens that read the words."""
+
+    def __init__(self, config: ModelConfig, vocabulary: int, depth: int) -> None:
+        super().__init__()
+        width = config.width
+        self.tokens, self.rotated = config.tokens, width // config.heads // 2
+        self.words = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.words.weight, std=width**-0.5)
+        self.blocks = nn.ModuleList(WordBlock(width, config.heads, config.hidden) for _ in range(depth))
+        self.norm = nn.RMSNorm(width)
+        self.readers = nn.Parameter(torch.randn(config.tokens, width) / width**0.5)
+        self.read = WordAttention(width, config.heads)
+        self.mlp = FeedForward(width, config.hidden)
+        # Whatever the words, what is summed up is bounded: certificates rest on that.
+        self.norm_out = nn.RMSNorm(width)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def encoded(self, texts: Texts) -> Tensor:
+        """States (M, D) of words, which look at no text but their own."""
+        x, turn = self.words(texts.tokens), angles(texts.place, self.rotated)
+        for block in self.blocks:
+            x = block(x, texts.layout, turn)
+        return self.norm(x)
+
+    def summed(self, states: Tensor, texts: Texts) -> Tensor:
+        """Latent tokens (B, K, N, D) of the texts whose words have `states` (M, D)."""
+        found = self.mlp(self.readers + self.read.gathered(self.readers, states, texts.layout))
+        return self.out(self.norm_out(found)).unflatten(0, (-1, texts.count))
+
+    def flops(self, words: int = NOMINAL_WORDS) -> int:
+        """Operations of one text of so many words."""
+        width = self.words.embedding_dim
+        blocks = sum(weights(block) for block in self.blocks) * words + len(self.blocks) * 2 * words**2 * width
+        reading = words * 2 * width**2 + self.tokens * (3 * width**2 + weights(self.mlp) + 2 * words * width)
+        return 2 * (blocks + reading)
+
+
+def weights(module: nn.Module) -> int:
+    """Numbers in the matrices of a module."""
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
+
+
+class TextEncoder(WordEncoder):
+    """E: tokens (..., L) -> (..., N, D). Each latent token reads the words with a query of its own."""
+
+    def __init__(self, config: ModelConfig, spec: ObservationSpec) -> None:
+        super().__init__(config, len(spec.names), config.text.encoder)
+        # What was done before an observation was seen tells a decoder which of them to look back at.
+        self.cause = nn.Linear(config.width, config.width, bias=False)
+        nn.init.zeros_(self.cause.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Every text on its own; nothing is kept to look back at."""
+        return self.window(tokens.flatten(0, -2)[:, None])[0].unflatten(0, tokens.shape[:-1])[..., 0, :, :]
+
+    def window(self, tokens: Tensor, causes: Tensor | None = None) -> tuple[Tensor, Memory]:
+        """The texts (B, K, L) of windows: e (B, K, N, D), and their words to look back at.
+
+        Args:
+            causes: (B, K, A), the words of what was done before each of them; all 0 where nothing was.
+        """
+        texts = flattened(tokens)
+        states = self.encoded(texts)
+        e = self.summed(states, texts)
+        if causes is not None:
+            known = (causes != 0)[..., None]
+            bag = (self.words(causes.long()) * known).sum(-2) / known.sum(-2).clamp(min=1) ** 0.5
+            states = states + self.cause(bag).to(states.dtype).flatten(0, 1)[texts.text]
+        return e, Memory(states, texts.tokens, texts.step, texts.window)
+
+
+class TextActionEncoder(WordEncoder):
+    """U: tokens (B, A) -> (B, N, D). Unlike a vector, an action in words has parts, so every latent token reads it."""
+
+    def __init__(self, config: ModelConfig, spec: ActionSpec, vocabulary: int) -> None:
+        super().__init__(config, vocabulary, 1)
+        self.spec = spec
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        texts = flattened(tokens[:, None])
+        return self.summed(self.encoded(texts), texts)[:, 0]
+
+    def flops(self, words: int = NOMINAL_WORDS // 4) -> int:
+        """Operations of one action of so many words."""
+        return super().flops(words)

@@ -1,0 +1,194 @@
+"""D of text worlds: the next observation, word by word, read from a latent, and copied where that is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from loopwm.model.config import ModelConfig
+from loopwm.model.text.encoders import NOMINAL_WORDS, Memory, weights
+from loopwm.model.text.layers import FeedForward, WordAttention, angles
+from loopwm.model.text.packing import Group, Layout, Texts, flattened, pairs
+from loopwm.spaces import ObservationSpec
+from loopwm.text.vocabulary import SPECIAL
+
+BEGIN, END = SPECIAL.index("<begin>"), SPECIAL.index("<end>")
+STEPS = 64.0
+"""Steps back within which a decoder tells observations apart by their age."""
+
+
+class DecoderBlock(nn.Module):
+    """Words read the words before them, then the latent, then themselves."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm_words, self.norm_latent = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.words, self.latent = WordAttention(width, heads), WordAttention(width, heads)
+        self.mlp = FeedForward(width, hidden)
+
+    def forward(self, x: Tensor, layout: Layout, turn: Tensor, latents: Tensor) -> Tensor:
+        """x (M, D) -> (M, D); latents (T, N, D), of every text."""
+        x = x + self.words.among(self.norm_words(x), layout, turn, causal=True)
+        x = x + self.latent.across(self.norm_latent(x), layout, latents)
+        return self.mlp(x)
+
+
+class LookingBack(nn.Module):
+    """Words read the words that were seen, up to their own step."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width)
+        self.read = WordAttention(width, heads)
+        self.mlp = FeedForward(width, hidden)
+
+
+class Pointer(nn.Module):
+    """Which of the words that were seen to repeat, and whether to.
+
+    Source: arXiv 1704.04368, Eq. 8-9.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.sharpness = nn.Parameter(torch.tensor(10.0))
+        self.nothing = nn.Parameter(torch.zeros(1))
+        self.copy = nn.Linear(width, 1)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """x (..., D) -> (..., D)."""
+        return functional.normalize(self.query(x).float(), dim=-1) * self.sharpness
+
+    def keys(self, states: Tensor) -> Tensor:
+        """Of remembered words (..., D)."""
+        return functional.normalize(self.key(states).float(), dim=-1)
+
+    def weights(self, q: Tensor, k: Tensor, readable: Tensor) -> Tensor:
+        """Attention (R, L, C) of q (R, L, D) to k (R, C, D); what is missing to 1 points at nothing."""
+        scores = (q @ k.transpose(1, 2)).masked_fill(~readable, -torch.inf)
+        return torch.cat([self.nothing.expand(*scores.shape[:-1], 1), scores], -1).softmax(-1)[..., 1:]
+
+
+class TextHead(nn.Module):
+    """An autoregressive decoder. `bottleneck` reads h_k alone; `copy` also reads the words that were seen, and may
+    repeat one of them instead of choosing from the vocabulary."""
+
+    def __init__(self, config: ModelConfig, spec: ObservationSpec) -> None:
+        super().__init__()
+        width, self.copies = config.width, config.text.head == "copy"
+        self.longest, self.rotated = spec.shape[0], width // config.heads // 2
+        self.words = nn.Embedding(len(spec.names), width)
+        nn.init.normal_(self.words.weight, std=width**-0.5)
+        self.places = nn.Parameter(torch.randn(config.tokens, width) / width**0.5)
+        sizes = width, config.heads, config.hidden
+        self.blocks = nn.ModuleList(DecoderBlock(*sizes) for _ in range(config.text.decoder))
+        self.norm = nn.RMSNorm(width)
+        if self.copies:
+            self.back, self.pointer = LookingBack(*sizes), Pointer(width)
+
+    @property
+    def layers(self) -> list[DecoderBlock]:
+        """The blocks, as what they are. A head that copies looks back before the last of them."""
+        return [block for block in self.blocks if isinstance(block, DecoderBlock)]
+
+    def log_likelihood(self, latents: Tensor, targets: Tensor, memory: Memory, valid: Tensor) -> Targets:
+        """How likely the words of `targets` are, each given those before it.
+
+        Args:
+            latents: (B, K, N, D), h_k. targets: (B, K, L), o_{k+1}. valid: (B, K), which of them exist.
+        """
+        targets = functional.pad(targets.long(), (0, 1))
+        ends = targets.scatter(-1, (targets != 0).sum(-1, keepdim=True), END)
+        texts = flattened(ends, (ends != 0) & (valid > 0)[..., None])
+        first = texts.place == 0
+        given = torch.where(first, BEGIN, texts.tokens.roll(1))
+        look = Look.of(texts, memory) if self.copies else None
+        x, turn = self.words(given), angles(texts.place, self.rotated)
+        y = (latents + self.places).flatten(0, 1)
+        for i, block in enumerate(self.layers):
+            if look is not None and i == len(self.blocks) - 1:
+                x = self._looked_back(x, look, texts, memory)
+            x = block(x, texts.layout, turn, y)
+        return Targets(self._chosen(self.norm(x), texts, look, memory), texts, targets.shape[1])
+
+    def _looked_back(self, x: Tensor, look: Look, texts: Texts, memory: Memory) -> Tensor:
+        back = self.back
+        if not look.groups:
+            return back.mlp(x)
+        q = back.read.queries(back.norm(x), angles(texts.step, self.rotated, STEPS))
+        k, v = back.read.keys(memory.states, angles(memory.step, self.rotated, STEPS))
+        found = [
+            back.read.attend(q[here.index], k[there.index], v[there.index], readable)
+            for here, there, readable in look.groups
+        ]
+        return back.mlp(x + back.read.out(look.words(found, x)))
+
+    def _chosen(self, x: Tensor, texts: Texts, look: Look | None, memory: Memory) -> Tensor:
+        """Log-probabilities (M,) of the words themselves at states x (M, D)."""
+        scores = functional.linear(x, self.words.weight).float()
+        own = scores.gather(-1, texts.tokens[:, None])[:, 0] - scores.logsumexp(-1)
+        if look is None:
+            return own
+        copied = torch.zeros_like(own)
+        if look.groups:
+            q, k = self.pointer.queries(x), self.pointer.keys(memory.states)
+            found = []
+            for here, there, readable in look.groups:
+                weights = self.pointer.weights(q[here.index], k[there.index], readable)
+                same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
+                found.append((weights * same).sum(-1))
+            copied = look.words(found, own)
+        share = self.pointer.copy(x).float()[:, 0]
+        return torch.logaddexp(
+            functional.logsigmoid(-share) + own, functional.logsigmoid(share) + (copied + 1e-9).log()
+        )
+
+    def flops(self, words: int = NOMINAL_WORDS) -> int:
+        """Operations of writing so many words, without what depends on how much was seen."""
+        width = self.words.embedding_dim
+        linear = sum(weights(block) for block in self.blocks) + self.words.weight.numel()
+        return 2 * words * (linear + len(self.blocks) * 2 * width * (words // 2 + len(self.places)))
+
+
+@dataclass(frozen=True)
+class Look:
+    """Which words may look back at which: groups of windows (words here, words remembered there, (R, L, C) allowed)."""
+
+    groups: tuple[tuple[Group, Group, Tensor], ...]
+    total: int
+
+    @classmethod
+    def of(cls, texts: Texts, memory: Memory) -> Look:
+        """Of target texts; a word of step k may read all that was seen up to o_k."""
+        rows = pairs(texts.window, memory.window)
+        here, there = Layout.of(texts.window, rows).groups, Layout.of(memory.window, rows).groups
+        groups = []
+        for a, b in zip(here, there, strict=True):
+            allowed = memory.step[b.index][:, None, :] <= texts.step[a.index][:, :, None]
+            groups.append((a, b, allowed & b.valid[:, None, :]))
+        return cls(tuple(groups), len(texts.tokens))
+
+    def words(self, parts: list[Tensor], like: Tensor) -> Tensor:
+        """(R, L, ...) of every group -> (M, ...); 0 for the words of windows that saw nothing."""
+        index = torch.cat([here.index[here.valid] for here, _, _ in self.groups])
+        values = torch.cat([part[here.valid] for part, (here, _, _) in zip(parts, self.groups, strict=True)])
+        return values.new_zeros(self.total, *values.shape[1:]).index_copy(0, index, values)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Log-probabilities (M,) of target words, K = `count` texts a window."""
+
+    log_probability: Tensor
+    texts: Texts
+    count: int
+
+    def per_text(self) -> Tensor:
+        """(B, K): the sum over the words of every text; 0 where there is none."""
+        size = len(self.texts.window) * self.count
+        total = self.log_probability.new_zeros(size).index_add(0, self.texts.text, self.log_probability)
+        return total.view(-1, self.count)

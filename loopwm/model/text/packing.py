@@ -1,0 +1,120 @@
+"""Texts one after the other, without padding: most of the work is done on all words at once, and only attention takes
+them apart into groups of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some of the texts, padded to the longest of them.
+
+    Attributes:
+        rows: (R,), which texts. index: (R, L), where their words are among all words; any place past the end.
+        valid: (R, L), what is not past the end.
+    """
+
+    rows: Tensor
+    index: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How M words belong to T texts, which follow each other: of `length` (T,) words, in `groups`."""
+
+    length: Tensor
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(cls, length: Tensor, groups: Sequence[Tensor]) -> Layout:
+        """With the texts of every group (R,) given; texts without words need be in none."""
+        begin = length.cumsum(0) - length
+        last = max(int(length.sum()) - 1, 0)
+        made = []
+        for rows in groups:
+            place = torch.arange(int(length[rows].max()), device=length.device)
+            index = (begin[rows, None] + place).clamp(max=last)
+            made.append(Group(rows, index, place < length[rows, None]))
+        return cls(length, tuple(made))
+
+    @cached_property
+    def _back(self) -> Tensor:
+        """(M,): where every word is in what `join` puts together."""
+        order = torch.cat([group.index[group.valid] for group in self.groups])
+        return order.argsort()
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """(R, L, ...) of every group -> words (M, ...)."""
+        kept = [part[group.valid] for part, group in zip(parts, self.groups, strict=True)]
+        return torch.cat(kept)[self._back]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The words of texts (B, K, L), padded with 0, without their padding; those of a window follow each other.
+
+    Attributes:
+        tokens: (M,). text: (M,), which of the B K texts a word is from. place: (M,), its place there.
+        layout: of the texts. window: (B,), words of every window. count: K.
+    """
+
+    tokens: Tensor
+    text: Tensor
+    place: Tensor
+    layout: Layout
+    window: Tensor
+    count: int
+
+    @property
+    def step(self) -> Tensor:
+        """(M,): which of the texts of its window a word is from."""
+        return self.text % self.count
+
+
+def flattened(tokens: Tensor, valid: Tensor | None = None) -> Texts:
+    """Texts (B, K, L) without padding.
+
+    Args:
+        valid: (B, K, L), which words to keep, leading ones of every text; all but zeros when None.
+    """
+    valid = (tokens != 0) if valid is None else valid
+    batch, count, _ = tokens.shape
+    length = valid.sum(-1).flatten()
+    text, place = valid.flatten(0, 1).nonzero().unbind(1)
+    layout = Layout.of(length, by_length(length))
+    return Texts(tokens[valid].long(), text, place, layout, length.view(batch, count).sum(1), count)
+
+
+def by_length(length: Tensor) -> list[Tensor]:
+    """Indices of texts (T,) in groups whose lengths differ by at most a half; those without words are left out."""
+    known = length.nonzero()[:, 0]
+    if len(known) == 0:
+        return []
+    size = (length[known].float().log2() * 2).ceil().clamp(min=6)
+    return [known[size == one] for one in size.unique()]
+
+
+def pairs(first: Tensor, second: Tensor, most: int = 2**21) -> list[Tensor]:
+    """Indices of windows (B,) in groups for products of `first` x `second` words: alike in size, and small together.
+
+    Windows without words on one of the sides are left out.
+    """
+    known = ((first > 0) & (second > 0)).nonzero()[:, 0]
+    order = known[(first * second)[known].argsort()].tolist()
+    groups: list[list[int]] = []
+    for row in order:
+        # Sorted, so that this row is at most the largest of its group so far.
+        size = int(first[row]) * int(second[row])
+        group = groups[-1] if groups else None
+        if group is None or size > 2 * int(first[group[0]]) * int(second[group[0]]) or size * (len(group) + 1) > most:
+            groups.append([row])
+        else:
+            group.append(row)
+    return [torch.tensor(group, device=first.device) for group in groups]

@@ -1,0 +1,255 @@
+"""Recorded text as tokens, in memory, and windows of it for training.
+
+A text recording is small: all its words are held at once, one after the other, and a window is padded no further than
+its own longest text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from loopwm.data.statistics import Statistics
+from loopwm.data.windows import SamplerState, Windows
+from loopwm.errors import UserError
+from loopwm.spaces import ActionSpec, ObservationSpec
+from loopwm.text.recording import TextEpisode, TextManifest, read_recording
+from loopwm.text.vocabulary import SEEN, STATE, TASK, Vocabulary
+
+VALID = "valid"
+"""The label of a window that says which of its transitions exist."""
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Sequences of tokens, one after the other: number i is `flat[begin[i] : begin[i + 1]]`."""
+
+    flat: np.ndarray
+    begin: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], most: int) -> Ragged:
+        """Sequences, cut after `most` tokens."""
+        cut = [row[:most] for row in rows]
+        begin = np.concatenate([[0], np.cumsum([len(row) for row in cut])]).astype(np.int64)
+        flat = np.fromiter((token for row in cut for token in row), np.int32, int(begin[-1]))
+        return cls(flat, begin)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.flat[self.begin[index] : self.begin[index + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every sequence."""
+        return np.diff(self.begin)
+
+
+@dataclass(frozen=True)
+class TextCorpus:
+    """A recording as tokens. Row layout as in a store: an episode of L transitions has L + 1 rows.
+
+    Attributes:
+        observations: of every row. actions: of every row, empty in the final ones.
+        openings: of every episode, what comes before the first observation that is seen: the task, and the complete
+            initial state where it is asked for.
+        rewards, continues: (rows,) float32.
+        ep_len, ep_offset: (episodes,) int64.
+        splits: of every episode.
+    """
+
+    vocabulary: Vocabulary
+    manifest: TextManifest
+    observations: Ragged
+    actions: Ragged
+    openings: Ragged
+    rewards: np.ndarray
+    continues: np.ndarray
+    ep_len: np.ndarray
+    ep_offset: np.ndarray
+    splits: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        episodes: Sequence[TextEpisode],
+        manifest: TextManifest,
+        vocabulary: Vocabulary | None = None,
+        most: int = 512,
+        initial: bool = False,
+    ) -> TextCorpus:
+        """Tokens of episodes.
+
+        Args:
+            vocabulary: that of the training episodes when None.
+            most: tokens of a text beyond which it is cut off.
+            initial: put the complete initial state into the openings.
+
+        Raises:
+            UserError: there is no episode to take words from, or one has no initial state.
+        """
+        if vocabulary is None:
+            vocabulary = Vocabulary.of(words_of([one for one in episodes if one.split == "train"]))
+        if initial and (without := next((one.game for one in episodes if not one.initial), None)):
+            raise UserError(f"The recording says nothing of the initial state of {without}; record it with it.")
+        seen = vocabulary.encode([text for one in episodes for text in one.observations])
+        done = vocabulary.encode([text for one in episodes for text in (*one.actions, "")])
+        lengths = np.array([one.length for one in episodes], np.int64)
+        gains = [
+            gain for one in episodes for gain in (*np.diff(np.asarray(one.scores, np.float64)).astype(np.float32), 0.0)
+        ]
+        going = [float(not (one.terminated and k == one.length - 1)) for one in episodes for k in range(one.length + 1)]
+        return cls(
+            vocabulary=vocabulary,
+            manifest=manifest,
+            observations=Ragged.of(seen, most),
+            actions=Ragged.of(done, most),
+            openings=Ragged.of(openings(episodes, vocabulary, initial), 4 * most),
+            rewards=np.array(gains, np.float32),
+            continues=np.array(going, np.float32),
+            ep_len=lengths,
+            ep_offset=np.cumsum(lengths + 1) - (lengths + 1),
+            splits=tuple(one.split for one in episodes),
+        )
+
+    @classmethod
+    def read(cls, path: Path, most: int = 512, initial: bool = False) -> TextCorpus:
+        """The recording at `path`; see `of`."""
+        manifest, episodes = read_recording(path)
+        return cls.of(episodes, manifest, None, most, initial)
+
+    def split(self, name: str) -> np.ndarray:
+        """Indices of the episodes of a split."""
+        return np.flatnonzero(np.array(self.splits) == name)
+
+    @property
+    def observation(self) -> ObservationSpec:
+        """Up to L tokens; the names are the vocabulary."""
+        longest = int(max(self.observations.lengths.max(), 1))
+        return ObservationSpec("text", (longest,), self.vocabulary.words)
+
+    @property
+    def action(self) -> ActionSpec:
+        """Up to A tokens of the same vocabulary."""
+        return ActionSpec("text", int(max(self.actions.lengths.max(), 1)))
+
+    def statistics(self, episodes: np.ndarray) -> Statistics:
+        """Of rewards; tokens have no scale."""
+        rows = np.concatenate([self.ep_offset[e] + np.arange(int(self.ep_len[e])) for e in episodes])
+        spread = float(self.rewards[rows].std())
+        one = np.ones(1, np.float32)
+        return Statistics(0 * one, one, np.ones(1, bool), 0 * one, one, float(self.rewards[rows].mean()), spread or 1.0)
+
+
+def words_of(episodes: Iterable[TextEpisode]) -> Iterable[str]:
+    """Every text of episodes."""
+    found = [text for one in episodes for text in (*one.observations, *one.actions, one.description, one.initial)]
+    if not found:
+        raise UserError("There is no training episode to take words from; record the split 'train' as well.")
+    return found
+
+
+def openings(episodes: Sequence[TextEpisode], vocabulary: Vocabulary, initial: bool) -> list[list[int]]:
+    """<task> ... <state> ... <seen>, or without the state."""
+    task, state, seen = (vocabulary.index(special) for special in (TASK, STATE, SEEN))
+    found = [[task, *words] for words in vocabulary.encode([one.description for one in episodes])]
+    if initial:
+        states = vocabulary.encode([one.initial for one in episodes])
+        found = [[*opening, state, *words] for opening, words in zip(found, states, strict=True)]
+    return [[*opening, seen] for opening in found]
+
+
+class TextSampler:
+    """Draws windows, evenly over all places at which one may begin; those of short episodes are padded at their end.
+
+    As `loopwm.data.windows.WindowSampler`: draw number n depends on the seed, n and the length asked for alone.
+    """
+
+    def __init__(self, corpus: TextCorpus, episodes: np.ndarray, seed: int) -> None:
+        if seed < 0:
+            raise UserError(f"A sampler's seed must not be negative, got {seed}.")
+        if len(episodes) == 0:
+            raise UserError("There is no episode to take windows from; record more episodes.")
+        self._corpus, self._episodes = corpus, np.asarray(episodes, np.int64)
+        self._seed, self._draws = seed, 0
+
+    def sample(self, batch: int, length: int) -> Windows:
+        """`batch` windows of `length` transitions, with replacement."""
+        windows = self.draw(self._draws, batch, length)
+        self.skip()
+        return windows
+
+    def skip(self) -> None:
+        """Count a draw as made."""
+        self._draws += 1
+
+    def draw(self, number: int, batch: int, length: int) -> Windows:
+        """Draw `number`, whatever was drawn before."""
+        ends = self.ends(length)
+        generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, number]))
+        flat = generator.integers(ends[-1], size=batch)
+        which = np.searchsorted(ends, flat, side="right")
+        start = flat - np.where(which > 0, ends[which - 1], 0)
+        return text_windows(self._corpus, self._episodes[which], start, length)
+
+    def ends(self, length: int) -> np.ndarray:
+        """How many windows there are up to and including each episode."""
+        if length < 1:
+            raise UserError(f"A window needs at least 1 transition, got {length}.")
+        return np.cumsum(np.maximum(self._corpus.ep_len[self._episodes] - length + 1, 1))
+
+    def state(self) -> SamplerState:
+        """What `restore` needs to continue from here."""
+        return SamplerState(self._seed, self._draws)
+
+    def restore(self, state: SamplerState) -> None:
+        """Continue as the sampler that gave `state` would."""
+        self._seed, self._draws = state.seed, state.draws
+
+
+def text_windows(corpus: TextCorpus, episode: np.ndarray, start: np.ndarray, length: int) -> Windows:
+    """Windows of `length` transitions that start at transition `start` (B,) of `episode` (B,).
+
+    Observations are tokens (B, K+1, L), actions (B, K, A), both padded with 0 as far as these windows need. The opening
+    of the episode is part of the first observation. The label `valid` (B, K) says which transitions exist.
+    """
+    steps = start[:, None] + np.arange(length + 1)
+    rows = corpus.ep_offset[episode][:, None] + np.minimum(steps, corpus.ep_len[episode][:, None])
+    exists = steps <= corpus.ep_len[episode][:, None]
+    valid = steps[:, :-1] < corpus.ep_len[episode][:, None]
+    seen = [
+        [corpus.observations[r] if here else _NOTHING for r, here in zip(*pair, strict=True)]
+        for pair in zip(rows, exists, strict=True)
+    ]
+    for row, number in zip(seen, episode, strict=True):
+        row[0] = np.concatenate([corpus.openings[number], row[0]])
+    done = [
+        [corpus.actions[r] if here else _NOTHING for r, here in zip(*pair, strict=True)]
+        for pair in zip(rows[:, :-1], valid, strict=True)
+    ]
+    where = torch.from_numpy(valid.astype(np.float32))
+    return Windows(
+        observations=padded(seen),
+        actions=padded(done),
+        rewards=torch.from_numpy(corpus.rewards[rows[:, :-1]]) * where,
+        continues=torch.from_numpy(corpus.continues[rows[:, :-1]]),
+        labels={VALID: where},
+        episode=torch.from_numpy(np.asarray(episode, np.int64)),
+        start=torch.from_numpy(np.asarray(start, np.int64)),
+    )
+
+
+_NOTHING = np.zeros(0, np.int32)
+
+
+def padded(rows: Sequence[Sequence[np.ndarray]]) -> torch.Tensor:
+    """Sequences (B x K) of tokens as one tensor (B, K, L) int32, L the longest, at least 1."""
+    longest = max((len(tokens) for row in rows for tokens in row), default=0)
+    found = np.zeros((len(rows), len(rows[0]), max(longest, 1)), np.int32)
+    for b, row in enumerate(rows):
+        for k, tokens in enumerate(row):
+            found[b, k, : len(tokens)] = tokens
+    return torch.from_numpy(found)

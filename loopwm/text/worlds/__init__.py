@@ -1,0 +1,1 @@
+"""Text worlds that can be recorded."""

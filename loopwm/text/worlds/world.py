@@ -1,0 +1,42 @@
+"""What a recorder needs of a text world."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from loopwm.text.recording import TextEpisode
+
+
+class TextWorld(Protocol):
+    """A text world, ready to be played in one process.
+
+    Attributes:
+        name: `scienceworld`, `alfworld` or `textworld`.
+        packages: distributions whose versions shape the words.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+
+    def games(self) -> list[str]:
+        """Names of all games that the configuration asks for, in a fixed order, such as `train/boil/12`.
+
+        Raises:
+            UserError: games or packages are missing.
+        """
+        ...
+
+    def play(self, game: str, actor: str, seed: int) -> TextEpisode:
+        """One episode: a function of its arguments, as far as the world itself is one.
+
+        Args:
+            game: one of `games()`. actor: `gold`, `noisy`, ... as the world knows them.
+
+        Raises:
+            LoopwmError: the game could not be played, in a sentence.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back processes and files; twice does no harm."""
+        ...

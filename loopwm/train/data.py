@@ -1,0 +1,113 @@
+"""What a run is trained on, whatever kind of recording it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loopwm.data.cache import Columns, open_memmap
+from loopwm.data.statistics import Statistics, compute_statistics
+from loopwm.data.store import Store
+from loopwm.data.windows import Windows, WindowSampler, all_windows
+from loopwm.errors import UserError
+from loopwm.spaces import ActionSpec, ObservationSpec
+
+if TYPE_CHECKING:
+    from loopwm.presets import RunConfig
+    from loopwm.text.corpus import TextSampler
+
+_VALIDATION_IMAGES = 64
+"""Windows of images that are looked at for validation."""
+_VALIDATION_TEXTS = 64
+"""Windows of texts."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A recording, ready to be trained on.
+
+    Attributes:
+        sampler: of the training episodes. validation: windows of the validation episodes.
+        columns: of a store; None for texts. validation_episodes: indices into it.
+    """
+
+    digest: str
+    observation: ObservationSpec
+    action: ActionSpec
+    statistics: Statistics
+    sampler: WindowSampler | TextSampler
+    validation: Windows
+    columns: Columns | None
+    validation_episodes: np.ndarray
+
+
+def training_data(config: RunConfig) -> TrainingData:
+    """What `config.data` holds.
+
+    Raises:
+        UserError: it cannot be read, or not be trained on in this way.
+    """
+    from loopwm.text.recording import is_recording
+
+    found = _texts(config) if is_recording(config.data) else _numbers(config)
+    if config.train.shift and found.observation.kind != "image":
+        raise UserError(
+            f"train.shift moves images, and {config.data} holds observations of kind '{found.observation.kind}'; leave "
+            "it at 0."
+        )
+    # Windows may grow during training; that the longest fits is known before it starts.
+    found.sampler.ends(config.train.window)
+    return found
+
+
+def _numbers(config: RunConfig) -> TrainingData:
+    with Store.open(config.data) as store:
+        digest, columns = store.digest, open_memmap(store)
+        train, validation = store.split("train"), store.split("validation")
+        observation, action = store.meta.observation, store.meta.action
+    statistics = compute_statistics(columns, train)
+    if not statistics.observation_changes.any():
+        raise UserError(
+            f"In the training episodes of {config.data} no feature of the observation ever changes, so there is "
+            "nothing to learn; record another world."
+        )
+    sampler = WindowSampler(columns, train, config.train.seed)
+    sampler.ends(config.train.window)
+    # Of images, which are large, a sample has to do.
+    most = _VALIDATION_IMAGES if observation.kind == "image" else None
+    windows = all_windows(columns, validation, length=10, stride=10, most=most)
+    return TrainingData(digest, observation, action, statistics, sampler, windows, columns, validation)
+
+
+def _texts(config: RunConfig) -> TrainingData:
+    from loopwm.text.corpus import TextCorpus, TextSampler
+
+    refuse_for_texts(config)
+    corpus = TextCorpus.read(config.data, initial=config.model.text.initial)
+    train, validation = corpus.split("train"), corpus.split("validation")
+    if not len(train) or not len(validation):
+        raise UserError(
+            f"{config.data} has {len(train)} training and {len(validation)} validation episodes; record both splits."
+        )
+    # The same windows whatever the seed of the run, so that runs can be compared.
+    windows = TextSampler(corpus, validation, 0).draw(0, _VALIDATION_TEXTS, config.train.window)
+    return TrainingData(
+        digest=corpus.manifest.digest,
+        observation=corpus.observation,
+        action=corpus.action,
+        statistics=corpus.statistics(train),
+        sampler=TextSampler(corpus, train, config.train.seed),
+        validation=windows,
+        columns=None,
+        validation_episodes=validation,
+    )
+
+
+def refuse_for_texts(config: RunConfig) -> None:
+    """Raise UserError where a configuration asks for what there is only of numbers."""
+    if config.loss.objective == "embed":
+        raise UserError("loss.objective 'embed' is for numbers and images; of texts, leave it at 'decode'.")
+    if config.halt.mode != "off":
+        raise UserError("halt.mode trains gates on worlds of numbers and images; of texts, leave it 'off'.")
