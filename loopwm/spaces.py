@@ -20,27 +20,28 @@ class ObservationSpec:
     """An observation: a flat vector (S,) or a set of entities (M, F), float32, or an image (H, W, C), uint8.
 
     Attributes:
-        kind: `vector`, `entities` or `image`; entities are an unordered set, one latent token each.
-        shape: (S,), (M, F) or (H, W, C).
+        kind: `vector`, `entities`, `image` or `text`; entities are an unordered set, one latent token each.
+        shape: (S,), (M, F) or (H, W, C); of a text (L,), its most words.
         names: names of the last axis, same length as `shape[-1]`; the channels of an image. A feature of entities that
-            is called `present` says which of them are there, 1, and which only fill up the set, 0.
+            is called `present` says which of them are there, 1, and which only fill up the set, 0. Of a text, its
+            vocabulary, which indices are kept of.
         rates: pairs (feature, its time derivative), both from `names`; used by the constant-velocity control.
         dt: seconds per environment step; 0 when unknown.
     """
 
-    kind: Literal["vector", "entities", "image"]
+    kind: Literal["vector", "entities", "image", "text"]
     shape: tuple[int, ...]
     names: tuple[str, ...]
     rates: tuple[tuple[str, str], ...] = ()
     dt: float = 0.0
 
     def __post_init__(self) -> None:
-        expected = {"vector": 1, "entities": 2, "image": 3}[self.kind]
+        expected = {"vector": 1, "entities": 2, "image": 3, "text": 1}[self.kind]
         if len(self.shape) != expected or min(self.shape) < 1:
             raise UserError(
                 f"An observation of kind '{self.kind}' needs {expected} positive dimension(s), got shape {self.shape}."
             )
-        if len(self.names) != self.shape[-1]:
+        if self.kind != "text" and len(self.names) != self.shape[-1]:
             raise UserError(f"{len(self.names)} feature names were given for {self.shape[-1]} features.")
         unknown = [name for pair in self.rates for name in pair if name not in self.names]
         if unknown:
@@ -53,13 +54,13 @@ class ObservationSpec:
 
     @property
     def num_features(self) -> int:
-        """Length of the last axis: S of a vector, F of a set of entities, C of an image."""
-        return self.shape[-1]
+        """Length of the last axis: S of a vector, F of a set of entities, C of an image; 1 for a text."""
+        return 1 if self.kind == "text" else self.shape[-1]
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the recorded numbers: uint8 for an image, otherwise float32, little-endian on disk."""
-        return np.dtype("u1" if self.kind == "image" else "<f4")
+        """Type of the recorded numbers: uint8 for an image, int32 for words, otherwise float32; little-endian."""
+        return np.dtype({"image": "u1", "text": "<i4"}.get(self.kind, "<f4"))
 
     @property
     def presence(self) -> int | None:
@@ -125,16 +126,17 @@ def channel_names(channels: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """An action: `continuous` (A,) float32, `discrete` with `size` choices stored as one index, or `multi-discrete`,
-    several choices at once, stored as an index each.
+    """An action: `continuous` (A,) float32, `discrete` with `size` choices stored as one index, `multi-discrete`,
+    several choices at once, stored as an index each, or `text`.
 
     Attributes:
-        kind: `continuous`, `discrete` or `multi-discrete`.
-        size: numbers that a model reads: A for continuous, and the choices, of all parts together, for the others.
+        kind: `continuous`, `discrete`, `multi-discrete` or `text`.
+        size: numbers that a model reads: A for continuous, and the choices, of all parts together, for the discrete
+            ones. Of a text its most words, of the vocabulary that the observation names.
         low, high: bounds per stored number; empty for discrete. A part of a multi-discrete action has high + 1 choices.
     """
 
-    kind: Literal["continuous", "discrete", "multi-discrete"]
+    kind: Literal["continuous", "discrete", "multi-discrete", "text"]
     size: int
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
@@ -142,12 +144,12 @@ class ActionSpec:
     @property
     def stored_size(self) -> int:
         """Numbers stored per action: A, 1 for a discrete index, one index per part of a multi-discrete action."""
-        return self.size if self.kind == "continuous" else len(self.choices)
+        return len(self.choices) or self.size
 
     @property
     def choices(self) -> tuple[int, ...]:
-        """Choices of every stored index; empty for a continuous action."""
-        if self.kind == "continuous":
+        """Choices of every stored index; empty for a continuous action and for a text."""
+        if self.kind in ("continuous", "text"):
             return ()
         return (self.size,) if self.kind == "discrete" else tuple(int(high) + 1 for high in self.high)
 

@@ -17,6 +17,7 @@ from loopwm.model.certified import CertifiedCore
 from loopwm.model.core import LoopedCore
 from loopwm.model.encoders import ObservationEncoder, VectorEncoder
 from loopwm.model.images import ConvEncoder, PatchEncoder
+from loopwm.model.text.encoders import TextActionEncoder, TextEncoder, WordEncoder
 from loopwm.model.world_model import WorldModel
 
 OBSERVED = 10.0
@@ -97,7 +98,9 @@ def input_reach(model: WorldModel, observed: float) -> Reach:
 
 
 def observation_reach(encoder: ObservationEncoder, observed: float) -> Reach:
-    """Of E(o) for |o| <= observed standard deviations, per number."""
+    """Of E(o) for |o| <= observed standard deviations, per number; of a text, whatever its words."""
+    if isinstance(encoder, TextEncoder):
+        return words_reach(encoder)
     seen = torch.full_like(encoder.embed.weight[0], observed)
     if isinstance(encoder, ConvEncoder):
         seen = seen.new_full((encoder.shape[-1],), observed)
@@ -113,8 +116,17 @@ def observation_reach(encoder: ObservationEncoder, observed: float) -> Reach:
     return Reach(channel, float(channel.norm()))
 
 
+def words_reach(encoder: WordEncoder) -> Reach:
+    """Of what a text is summed up to: a linear map of a normalised state."""
+    gain = encoder.norm_out.weight.abs()
+    channel = encoder.out.weight.abs() @ (gain * math.sqrt(len(gain)))
+    return Reach(channel, float(encoder.out.weight.norm() * gain.max() * math.sqrt(len(gain))))
+
+
 def action_reach(model: WorldModel, observed: float) -> Reach:
     """Of U(a), for every action of a bounded space and otherwise for |a| <= observed standard deviations."""
+    if isinstance(model.action_encoder, TextActionEncoder):
+        return words_reach(model.action_encoder)
     weight, spec = model.action_encoder.embed.weight, model.action
     if spec.choices:
         # Every part adds the column of one of its choices.

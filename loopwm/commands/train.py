@@ -88,7 +88,11 @@ def trained(arguments: Train) -> TrainResult:
     from loopwm.train.trainer import train
 
     run = arguments.run or Path("runs") / arguments.preset
-    settings = replace(arguments.settings, data=as_store(arguments.settings.data, print))
+    from loopwm.text.recording import is_recording
+
+    settings = arguments.settings
+    if not is_recording(settings.data):
+        settings = replace(settings, data=as_store(settings.data, print))
     with TerminalProgress("training", "update") as progress:
         return train(settings, run, progress)
 

@@ -165,6 +165,30 @@ class ExitConfig:
 
 
 @dataclass(frozen=True)
+class TextConfig:
+    """Encoders and decoder where observations and actions are texts."""
+
+    encoder: int = 2
+    """Layers in which the words of an observation read each other, before latent tokens read them."""
+    decoder: int = 3
+    """Layers in which a predicted observation is written, word by word."""
+    head: Literal["copy", "bottleneck"] = "copy"
+    """What a decoder reads: the latent alone (`bottleneck`), or also the words of the observations that were seen, and
+    it may repeat one of them (`copy`)."""
+    initial: bool = False
+    """Show the complete initial state, where it is recorded, before the first observation of a window."""
+
+    def __post_init__(self) -> None:
+        if self.encoder < 0 or self.decoder < 1:
+            raise UserError(
+                f"model.text.encoder must not be negative and model.text.decoder be at least 1, got {self.encoder} and "
+                f"{self.decoder}."
+            )
+        if self.head not in ("copy", "bottleneck"):
+            raise UserError(f"model.text.head must be copy or bottleneck, got '{self.head}'.")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A world model: its size, its core and its loop."""
 
@@ -177,7 +201,7 @@ class ModelConfig:
     mlp_ratio: int = 4
     """Hidden width of the MLP over D."""
     tokens: int = 8
-    """N, latent tokens of a vector or an image; a set of entities has one token each."""
+    """N, latent tokens of a vector, an image or a text; a set of entities has one token each."""
     image_encoder: ImageEncoder = "conv"
     """How images become tokens, and tokens images: `conv`, strided convolutions, or `patch`, one linear map for all
     patches, which is faster and blurs more. Other observations are not concerned."""
@@ -190,6 +214,8 @@ class ModelConfig:
     summary: bool = False
     """Build g_w, which tells what a latent stands for without the decoder; deferred decoding trains it."""
     loop: LoopConfig = field(default_factory=LoopConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    """Of text worlds; others are not concerned."""
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "mlp_ratio", "tokens", "prelude", "shared"):
@@ -251,7 +277,7 @@ SIZES: dict[str, ModelConfig] = {
 
 def sized(name: str, base: ModelConfig | None = None) -> ModelConfig:
     """`base` with layers, widths and tokens of the named size; what is no matter of size stays: its system, its loop,
-    its image encoder and whether it has a summary head.
+    its image encoder, what it does with texts, and whether it has a summary head.
 
     Raises:
         UserError: no such size; the nearest name is suggested.
@@ -261,5 +287,5 @@ def sized(name: str, base: ModelConfig | None = None) -> ModelConfig:
         hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(SIZES)}."
         raise UserError(f"There is no model size '{name}'; {hint}")
     base = base or ModelConfig()
-    kept = {part: getattr(base, part) for part in ("system", "loop", "summary", "image_encoder")}
+    kept = {part: getattr(base, part) for part in ("system", "loop", "summary", "image_encoder", "text")}
     return replace(SIZES[name], **kept)

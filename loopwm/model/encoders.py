@@ -9,6 +9,7 @@ from torch.nn import functional
 from loopwm.model.accounting import linear_flops
 from loopwm.model.config import ModelConfig
 from loopwm.model.images import ConvEncoder, PatchEncoder
+from loopwm.model.text.encoders import TextActionEncoder, TextEncoder
 from loopwm.spaces import ActionSpec, ObservationSpec
 
 
@@ -53,7 +54,7 @@ class VectorEncoder(nn.Module):
         return self.embed.weight, self.embed.bias + self.position.flatten()
 
 
-ObservationEncoder = EntityEncoder | VectorEncoder | ConvEncoder | PatchEncoder
+ObservationEncoder = EntityEncoder | VectorEncoder | ConvEncoder | PatchEncoder | TextEncoder
 
 
 def observation_encoder(config: ModelConfig, spec: ObservationSpec) -> ObservationEncoder:
@@ -62,6 +63,8 @@ def observation_encoder(config: ModelConfig, spec: ObservationSpec) -> Observati
     Raises:
         UserError: an image that cannot be divided among the tokens.
     """
+    if spec.kind == "text":
+        return TextEncoder(config, spec)
     if spec.kind == "image":
         return ConvEncoder(config, spec) if config.image_encoder == "conv" else PatchEncoder(config, spec)
     return EntityEncoder(config, spec) if spec.kind == "entities" else VectorEncoder(config, spec)
@@ -84,3 +87,16 @@ class ActionEncoder(nn.Module):
             action = torch.cat([functional.one_hot(index, count) for index, count in parts], -1)
             action = action.to(self.embed.weight.dtype)
         return self.embed(action)[..., None, :]
+
+    def flops(self) -> int:
+        """Operations of one action."""
+        return linear_flops(self.embed, 1)
+
+
+def action_encoder(
+    config: ModelConfig, spec: ActionSpec, observation: ObservationSpec
+) -> ActionEncoder | TextActionEncoder:
+    """The encoder for this kind of action; texts are of the vocabulary of the observations."""
+    return (
+        TextActionEncoder(config, spec, len(observation.names)) if spec.kind == "text" else ActionEncoder(config, spec)
+    )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from loopwm.model.accounting import linear_flops
 from loopwm.model.config import ModelConfig
 from loopwm.model.images import ConvHead, PatchHead
+from loopwm.model.text.head import TextHead
 from loopwm.spaces import ObservationSpec
 
 
@@ -18,7 +19,7 @@ class Prediction:
 
     Attributes:
         observation: (..., *S) predicted o_{k+1} in environment units. Features that never change within an episode are
-            not trained for, and their values mean nothing.
+            not trained for, and their values mean nothing. Of a text (..., L), its words, padded with 0.
         reward: (...) predicted r_k.
         continue_logit: (...) logit of c_k, the episode going on after transition k.
     """
@@ -50,8 +51,10 @@ class ObservationHead(nn.Module):
         return linear_flops(self.read, self.entities if self.per_entity else 1)
 
 
-def observation_head(config: ModelConfig, spec: ObservationSpec) -> ObservationHead | ConvHead | PatchHead:
+def observation_head(config: ModelConfig, spec: ObservationSpec) -> ObservationHead | ConvHead | PatchHead | TextHead:
     """The decoder for this kind of observation; of an image, the counterpart of its encoder."""
+    if spec.kind == "text":
+        return TextHead(config, spec)
     if spec.kind == "image":
         return ConvHead(config, spec) if config.image_encoder == "conv" else PatchHead(config, spec)
     return ObservationHead(config, spec)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from loopwm.errors import UserError
 from loopwm.model.images import ConvEncoder, PatchEncoder
+from loopwm.model.text.encoders import TextEncoder
 from loopwm.model.world_model import WorldModel
 
 
@@ -23,10 +24,10 @@ class Readout:
 
     def __init__(self, model: WorldModel) -> None:
         self.model, self.per_token = model, model.observation.kind == "entities"
-        if isinstance(model.encoder, ConvEncoder | PatchEncoder):
+        if isinstance(model.encoder, ConvEncoder | PatchEncoder | TextEncoder):
             raise UserError(
-                "An embedding holds far fewer numbers than the image it was made from, so it cannot be read back; use "
-                "decode."
+                f"An embedding holds far fewer numbers than the {model.observation.kind} it was made from, so it "
+                "cannot be read back; use decode."
             )
         weight, self.offset = (part.detach().double() for part in model.encoder.affine())
         if int(torch.linalg.matrix_rank(weight)) < weight.shape[1]:

@@ -14,10 +14,12 @@ from loopwm.model.certified import CertifiedCore
 from loopwm.model.compiled import for_any_batch
 from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.core import LoopedCore
-from loopwm.model.encoders import ActionEncoder, observation_encoder
+from loopwm.model.encoders import action_encoder, observation_encoder
 from loopwm.model.exits import Exit, exit_for
 from loopwm.model.gate import Gate
 from loopwm.model.heads import Prediction, ScalarHead, SummaryHead, observation_head
+from loopwm.model.text.head import TextHead
+from loopwm.model.text.writing import write
 from loopwm.model.trace import Trace
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.variants.stack import StackCore
@@ -57,7 +59,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config, self.observation, self.action = config, observation, action
         self.encoder = observation_encoder(config, observation)
-        self.action_encoder = ActionEncoder(config, action)
+        self.action_encoder = action_encoder(config, action, observation)
         self.core = new_core(config)
         self.observation_head = observation_head(config, observation)
         self.reward_head = ScalarHead(config)
@@ -72,6 +74,11 @@ class WorldModel(nn.Module):
         for name in ("observation_mean", "observation_std", "action_mean", "action_std"):
             self.register_buffer(name, torch.as_tensor(getattr(statistics, name), dtype=torch.float32))
         self.register_buffer("observation_changes", torch.as_tensor(statistics.observation_changes))
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether observations and actions are words."""
+        return self.observation.kind == "text"
 
     @property
     def tokens(self) -> int:
@@ -97,20 +104,24 @@ class WorldModel(nn.Module):
         return self.observation_mean.new_zeros(batch, self.tokens, self.config.width)
 
     def encode(self, observation: Tensor) -> Tensor:
-        """e = E(o): (..., *S) in environment units -> (..., N, D).
+        """e = E(o): (..., *S) in environment units -> (..., N, D). Texts are words (..., L), padded with 0.
 
         Raises:
             UserError: the observation does not have the shape the model was trained on.
         """
+        if self.reads_text:
+            return self.encoder(observation)
         self._check_trailing(observation, self.observation.shape, "observation")
         return self.encoder(self.normalise(observation))
 
     def encode_action(self, action: Tensor) -> Tensor:
-        """u = U(a): (B, A) in environment units -> (B, 1, D).
+        """u = U(a): (B, A) in environment units -> (B, 1, D); an action in words -> (B, N, D).
 
         Raises:
             UserError: the action does not have the shape the model was trained on.
         """
+        if self.reads_text:
+            return self.action_encoder(action)
         self._check_trailing(action, (self.action.stored_size,), "action")
         return self.action_encoder((action - self.action_mean) / self.action_std)
 
@@ -161,8 +172,13 @@ class WorldModel(nn.Module):
         return exit_for(config, self.read_state, contraction, self.gate)
 
     def read_state(self, h: Tensor) -> Tensor:
-        """What a loop state h^(t) (B, N, D) would decode to: (B, ...) changing features, in standard deviations."""
+        """What a loop state h^(t) (B, N, D) would decode to: (B, ...) changing features, in standard deviations.
+
+        Writing takes too long to be done after every loop; of a text, it is the latent that a writer would read.
+        """
         assert isinstance(self.core, LoopedCore)
+        if self.reads_text:
+            return self.core.finish(h)
         return self.observation_head(self.core.finish(h))[..., self.observation_changes]
 
     def judge(self, path: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,7 +200,12 @@ class WorldModel(nn.Module):
         return Prediction(self.decode_observation(h), self.reward_head(h), self.continue_head(h))
 
     def decode_observation(self, h: Tensor) -> Tensor:
-        """o_{k+1} alone, from h_k (..., N, D): (..., *S) in environment units."""
+        """o_{k+1} alone, from h_k (..., N, D): (..., *S) in environment units.
+
+        Of a text (..., L) the likeliest words, without looking back at what was seen; `loopwm.text.simulator` does.
+        """
+        if isinstance(self.observation_head, TextHead):
+            return write(self.observation_head, h.flatten(0, -3)).tokens.unflatten(0, h.shape[:-2])
         return self.observation_head(h) * self.observation_std + self.observation_mean
 
     def summary(self, h: Tensor) -> Tensor:
@@ -339,7 +360,7 @@ class WorldModel(nn.Module):
         looped = isinstance(core, LoopedCore)
         return FlopCount(
             encoder=self.encoder.flops(),
-            action=linear_flops(self.action_encoder, 1),
+            action=self.action_encoder.flops(),
             prelude=linear_flops(core.prelude.from_latent, n) + layers_flops(core.prelude.layers, n, width),
             held_input=core.held_flops(n) if looped else 0,
             block=core.loop_flops(n) if looped else 0,

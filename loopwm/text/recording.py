@@ -153,6 +153,8 @@ def read_recording(path: Path) -> tuple[TextManifest, list[TextEpisode]]:
 
 def is_recording(path: Path) -> bool:
     """Whether there is a text recording at `path`, by its metadata alone."""
+    if path.suffix != ".parquet":
+        return False
     try:
         return KEY in (_parquet().read_schema(path).metadata or {})
     except (OSError, ValueError, UserError):

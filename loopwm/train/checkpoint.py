@@ -176,8 +176,10 @@ def weights_digest(blueprint: Blueprint, weights: dict[str, Tensor]) -> str:
     """
     architecture = asdict(blueprint)
     if blueprint.observation.kind != "image":
-        # Means nothing there, and weights from before there were images keep their digest.
+        # Means nothing there, and weights from before there were images, or texts, keep their digest.
         del architecture["model"]["image_encoder"]
+    if blueprint.observation.kind != "text":
+        del architecture["model"]["text"]
     sha = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
     for name, tensor in sorted(weights.items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

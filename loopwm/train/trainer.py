@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from loopwm.data.ahead import ReadAhead
-from loopwm.data.cache import open_memmap
-from loopwm.data.statistics import compute_statistics
-from loopwm.data.store import Store
-from loopwm.data.windows import SamplerState, Windows, WindowSampler, all_windows
+from loopwm.data.windows import SamplerState, Windows
 from loopwm.errors import LoopwmError, UserError
 from loopwm.interrupts import deferred_interrupt
 from loopwm.model.depth import sample_loops
@@ -28,6 +25,7 @@ from loopwm.monitor.reference import measure
 from loopwm.monitor.reference import store as store_reference
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress, SilentProgress
+from loopwm.spaces import ObservationSpec
 from loopwm.train.augment import offsets, shifted
 from loopwm.train.checkpoint import (
     NAME,
@@ -41,6 +39,7 @@ from loopwm.train.checkpoint import (
 )
 from loopwm.train.config import LossConfig
 from loopwm.train.curriculum import horizon
+from loopwm.train.data import training_data
 from loopwm.train.deferred import DeferredDecoding
 from loopwm.train.embedding import EmbeddingAlignment
 from loopwm.train.halting import halting_loss
@@ -48,10 +47,8 @@ from loopwm.train.hardware import Precision, autocast, compiler_works, faster_pr
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
 from loopwm.train.losses import LossTerms, Objective, PerStepDecoding, visible_steps
 from loopwm.train.optimiser import Average, adamw, learning_rate, set_rate
+from loopwm.train.text import TextDecoding
 from loopwm.train.validation import validate
-
-_VALIDATION_IMAGES = 64
-"""Windows of images that are looked at for validation."""
 
 
 class Interrupted(LoopwmError):
@@ -145,33 +142,15 @@ class Trainer:
     def __init__(self, config: RunConfig, run: Path) -> None:
         self.config, self.run = config, run
         self.device = resolve_device(config.train.device)
-        with Store.open(config.data) as store:
-            self.digest = store.digest
-            self.columns = open_memmap(store)
-            train_episodes, self.validation_episodes = store.split("train"), store.split("validation")
-            self.statistics = compute_statistics(self.columns, train_episodes)
-            observation, action = store.meta.observation, store.meta.action
-        if config.train.shift and observation.kind != "image":
-            raise UserError(
-                f"train.shift moves images, and {config.data} holds observations of kind '{observation.kind}'; leave "
-                "it at 0."
-            )
-        if not self.statistics.observation_changes.any():
-            raise UserError(
-                f"In the training episodes of {config.data} no feature of the observation ever changes, so there is "
-                "nothing to learn; record another world."
-            )
-        self.sampler = WindowSampler(self.columns, train_episodes, config.train.seed)
-        # Windows may grow during training; that the longest fits is known before it starts.
-        self.sampler.ends(config.train.window)
-        # Of images, which are large, a sample has to do.
-        most = _VALIDATION_IMAGES if observation.kind == "image" else None
-        self.validation = all_windows(self.columns, self.validation_episodes, length=10, stride=10, most=most)
+        data = training_data(config)
+        self.digest, self.statistics, self.columns = data.digest, data.statistics, data.columns
+        self.sampler, self.validation = data.sampler, data.validation
+        self.validation_episodes = data.validation_episodes
         self.windows = ReadAhead(self.sampler, pinned=self.device.type == "cuda")
         self.waited = 0.0
         torch.manual_seed(config.train.seed)
-        self.model = WorldModel(config.model, observation, action, self.statistics).to(self.device)
-        self.objective = objective(config.loss, self.statistics.reward_std)
+        self.model = WorldModel(config.model, data.observation, data.action, self.statistics).to(self.device)
+        self.objective = objective(config.loss, self.statistics.reward_std, data.observation)
         if config.halt.mode != "off":
             gate = GateConfig(config.halt.mode, marks=config.model.loop.mu)
             self.model.gate = Gate(gate, config.model.width).to(self.device)
@@ -209,8 +188,10 @@ class Trainer:
                     self.statistics.reward_std,
                 )
         with autocast(self.device, precision):
-            latents = self.objective.unroll(self.model, windows, loops, self.visibility_draws)
-        return self.objective.terms(self.model, windows, latents.float())
+            latents = self.objective.unroll(self.model, windows, loops, self.visibility_draws).float()
+        # Numbers are compared in full precision; of a text, decoding is most of the work.
+        with autocast(self.device, precision if self.model.reads_text else "float32"):
+            return self.objective.terms(self.model, windows, latents)
 
     def draw(self) -> Windows:
         """The next training batch, on the device; the one after it is read meanwhile."""
@@ -316,7 +297,8 @@ class Trainer:
             journal.close()
             self.windows.close()
         # After the last checkpoint: a run that is killed here is resumed here.
-        if self.model.core.loopable and (self.update > begun or not (self.run / REFERENCE).is_file()):
+        due = self.model.core.loopable and (self.update > begun or not (self.run / REFERENCE).is_file())
+        if due and self.columns is not None:
             store_reference(
                 measure(self.run, self.columns, self.validation_episodes, ProfileConfig(), device=self.device), self.run
             )
@@ -384,8 +366,10 @@ class Trainer:
         torch.set_num_threads(state["threads"])
 
 
-def objective(config: LossConfig, reward_std: float) -> Objective:
+def objective(config: LossConfig, reward_std: float, observation: ObservationSpec) -> Objective:
     """What a configuration holds latents to."""
+    if observation.kind == "text":
+        return TextDecoding(config, reward_std)
     if config.objective == "embed":
         return EmbeddingAlignment(config, reward_std)
     return (DeferredDecoding if config.decoding == "deferred" else PerStepDecoding)(config, reward_std)

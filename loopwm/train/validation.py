@@ -9,6 +9,7 @@ from loopwm.model.config import ExitConfig
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
 from loopwm.train.losses import observation_errors
+from loopwm.train.text import validate_text
 
 
 @torch.no_grad()
@@ -28,6 +29,8 @@ def validate(
         with an exit rule also `exit_one_step` and `exit_open_loop`, and mean loops `exit_one_step_loops` and
         `exit_open_loop_loops`.
     """
+    if model.reads_text:
+        return validate_text(model, windows, device, exit)
     windows = windows[:most].to(device)
     found, _ = _errors(model, windows, None)
     if exit is None or exit.rule == "fixed":
