@@ -1,0 +1,1 @@
+"""The text benchmark: five actions ahead in ScienceWorld and ALFWorld."""
