@@ -4,8 +4,8 @@
     macro   every task type counts the same
     mix     task types count as often as in the LoopWM report's evaluation (`REPORT_MIX`)
 
-Resamples are drawn within each task type, as the numbers of episodes per type are a choice, not an outcome. Every figure
-is linear in the scores, so the aggregate of a difference of two systems' scores is their paired difference.
+Resamples are drawn within each task type, as the numbers of episodes per type are a choice, not an outcome. Every
+figure is linear in the scores, so the aggregate of a difference of two systems' scores is their paired difference.
 """
 
 from __future__ import annotations

@@ -70,7 +70,10 @@ class Situation:
         return filled(form, self.action.arguments if arguments is None else arguments, seen)
 
     def same_action(self) -> list[tuple[int, str]]:
-        """Times and answers of this very action in the past; an answer to an unknown action counts if it could be one."""
+        """Times and answers of this very action in the past.
+
+        An answer to an action that is not known counts if it could be one to this.
+        """
         return [
             (time, moment.answer)
             for time, moment in enumerate(self.past)
@@ -178,7 +181,7 @@ def template_about(now: Situation) -> str | None:
 
 
 def edited(now: Situation) -> str | None:
-    """The latest answer to this action, or its kind in this place, without what was taken since and with what was put."""
+    """The latest answer to this very action, without what was taken since and with what was put."""
     found = now.same_action()
     if not found:
         return None

@@ -13,9 +13,9 @@ never the first. Much of what is shown for the first time is what is usually sho
     unusual   differ from the most frequent training observation after that action, and from the most frequent pattern
     novel     never occurred in training, word for word
 
-`1 - unusual` is what a predictor would reach that knows everything that was shown, and guesses the rest by frequency: an
-estimate of the ceiling, which one that guesses better may pass. `1 - novel` grants it every guess that training offers.
-Replay noise, the share of steps that differ when the same actions are replayed, is beside both.
+`1 - unusual` is what a predictor would reach that knows everything that was shown, and guesses the rest by frequency:
+an estimate of the ceiling, which one that guesses better may pass. `1 - novel` grants it every guess that training
+offers. Replay noise, the share of steps that differ when the same actions are replayed, is beside both.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def unknowable(windows: Sequence[Window], training: Iterable[TextEpisode]) -> np
     episodes = list(training)
     habits = Habits(episodes)
     known = {normalised(text) for episode in episodes for text in episode.observations}
-    rows = [[_row(cause, *guesses, known) for cause, *guesses in _causes(window, habits)] for window in windows]
+    rows = [[_row(*found, known) for found in _causes(window, habits)] for window in windows]
     return np.array(rows, dtype=np.float64)
 
 

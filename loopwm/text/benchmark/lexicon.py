@@ -17,7 +17,7 @@ from loopwm.errors import UserError
 
 WORLDS = ("scienceworld", "alfworld")
 
-_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:['-][^\W\d_]+)*")
+_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)*")
 
 
 class Lexicon:

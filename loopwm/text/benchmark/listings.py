@@ -2,8 +2,8 @@
 
 What is a list, in the words of ScienceWorld and ALFWorld:
 
-- consecutive lines that begin with a tab (`\\n\\ta painting\\n\\tthe agent`): what is in a room, its doors, an inventory;
-- consecutive numbered lines (`\\n0:\\tmove seed ...`), the readings of an ambiguous request: sorted without their numbers;
+- consecutive lines that begin with a tab (`\\n\\ta painting\\n\\tthe agent`): things in a room, doors, an inventory;
+- consecutive numbered lines (`\\n0:\\tmove seed ...`), the readings of an ambiguous request: numbers are left out;
 - what a bracket says after `containing `: `(containing a potato, a banana)`;
 - what follows `is: `, `you see `, `you see: ` or `carrying: ` up to the end of the sentence: `On the table is: a
   battery, a switch, which is off.` and `On the shelf 1, you see a cd 2, and a pen 1.`

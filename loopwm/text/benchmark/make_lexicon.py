@@ -1,7 +1,7 @@
 """Write the lists of names that ship with the package: python -m loopwm.text.benchmark.make_lexicon WORLD ...
 
-    scienceworld [--variations N]   from the object trees of the simulator, N training variations of each of the 30 tasks,
-                                    at the start and after the plants and animals have grown
+    scienceworld [--variations N]   from the simulator's types of objects, and the object trees at the start of at most
+                                    N training variations of each of the 30 tasks
     alfworld GAMES                  from the PDDL problems of the games in a JSON lines file, xz-compressed or not
 
 Needs what recording these worlds needs. The result is the same every time for the same versions and games.
@@ -14,14 +14,13 @@ import json
 import lzma
 import re
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from loopwm.files import atomic_write
 
 FOLDER = Path(__file__).parent / "lexicons"
-GROWN = (0, 30, 60)
-"""Times, in iterations of `wait1`, at which names are read; creatures change theirs as they grow."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -29,13 +28,16 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m loopwm.text.benchmark.make_lexicon")
     worlds = parser.add_subparsers(dest="world", required=True)
     science = worlds.add_parser("scienceworld")
-    science.add_argument("--variations", type=int, default=8)
+    science.add_argument("--variations", type=int, default=60)
     alf = worlds.add_parser("alfworld")
     alf.add_argument("games", type=Path)
     options = parser.parse_args(words)
     if options.world == "scienceworld":
         names = set(scienceworld_names(options.variations))
-        source = f"the object trees of ScienceWorld 1.2.3, {options.variations} training variations of every task"
+        source = (
+            f"the types and object trees of ScienceWorld {version('scienceworld')}, at most {options.variations} "
+            "training variations of every task"
+        )
     else:
         names = set(alfworld_names(options.games))
         source = "the objects of the PDDL problems of ALFWorld's games"
@@ -50,27 +52,28 @@ def write(world: str, names: set[str], source: str) -> None:
 
 
 def scienceworld_names(variations: int) -> Iterator[str]:
-    """Every name in the object trees, in lower case; repeats are possible."""
+    """Names of types, and every name in the object trees, in lower case; repeats are possible."""
     from scienceworld import ScienceWorldEnv
 
-    env = ScienceWorldEnv("")
+    # Any: what stands in the JVM has no types.
+    env: Any = ScienceWorldEnv("")
     try:
         for task in env.get_task_names():
             env.load(task, 0, "")
+            yield from map(type_name, env.get_object_types())
             known = list(env.get_variations_train())
             # Spread over the variations, as neighbours resemble each other.
-            chosen = known[:: max(1, len(known) // variations)][:variations]
-            for variation in chosen:
+            for variation in known[:: max(1, len(known) // variations)][:variations]:
                 env.load(task, variation, "")
                 env.server.reset()
-                waited = 0
-                for until in GROWN:
-                    for _ in range(until - waited):
-                        env.server.step("wait1")
-                    waited = until
-                    yield from names_in(env.getObjectTree())
+                yield from names_in(env.getObjectTree())
     finally:
         env.close()
+
+
+def type_name(path: str) -> str:
+    """`scienceworld.objects.substance.food.AppleJuice` as `apple juice`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", path.rpartition(".")[2]).lower()
 
 
 def names_in(tree: dict[str, Any]) -> Iterator[str]:

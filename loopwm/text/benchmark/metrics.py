@@ -96,7 +96,9 @@ class Scorer:
                 f"There are predictions for {len(predicted)} windows and targets for {len(targets)}, or some window "
                 "has another number of steps; one prediction is needed for every target."
             )
-        rows = [[self.score(p, t) for p, t in zip(ps, ts, strict=True)] for ps, ts in zip(predicted, targets, strict=True)]
+        rows = [
+            [self.score(p, t) for p, t in zip(ps, ts, strict=True)] for ps, ts in zip(predicted, targets, strict=True)
+        ]
         return np.array(rows, dtype=np.float64)
 
     def _score(self, predicted: str, target: str) -> tuple[float, ...]:

@@ -14,7 +14,12 @@ from functools import lru_cache
 
 import numpy as np
 
-SMALL_WORDS = frozenset("to in into on from with in/on of at up around door for terminal anode cathode containing".split())
+SMALL_WORDS = frozenset(
+    (
+        *("to", "in", "into", "on", "from", "with", "in/on", "of", "at", "up", "around", "door", "for"),
+        *("terminal", "anode", "cathode", "containing"),
+    )
+)
 """Words of an action that belong to its shape, beside the verb it begins with."""
 REMEMBERED = 200_000
 """Texts whose analysis is kept; a recording has fewer."""

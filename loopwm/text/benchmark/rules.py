@@ -40,7 +40,6 @@ from loopwm.text.benchmark.candidates import (
 )
 from loopwm.text.benchmark.habits import Habits
 from loopwm.text.benchmark.listings import normalised
-from loopwm.text.benchmark.patterns import read_action
 from loopwm.text.benchmark.windows import Context, Track, Window, WindowConfig, sample_windows
 from loopwm.text.recording import TextEpisode
 
@@ -136,7 +135,11 @@ class Rules:
                         seen[level][kind] += 1
                         counts[level][kind] = [n + r for n, r in zip(counts[level][kind], right, strict=True)]
         return [
-            {kind: max(range(len(found)), key=found.__getitem__) for kind, found in counts[level].items() if seen[level][kind] >= enough}
+            {
+                kind: max(range(len(found)), key=found.__getitem__)
+                for kind, found in counts[level].items()
+                if seen[level][kind] >= enough
+            }
             for level, enough in enumerate(ENOUGH)
         ]
 

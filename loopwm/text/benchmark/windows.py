@@ -188,9 +188,10 @@ def sample_windows(episodes: Sequence[TextEpisode], config: WindowConfig | None 
             rank = hashlib.blake2b(b"%d" % time, key=key, digest_size=8).digest()
             places[episode.task_type].append((rank, number, time))
     if not places:
+        whose = " or ".join(config.actors) or "anyone"
         raise UserError(
-            f"There is no window of {track.steps} actions: {len(eligible)} of the {len(episodes)} episodes are of the split "
-            f"{config.split} and by {' or '.join(config.actors) or 'anyone'}; record more, or choose another split."
+            f"There is no window of {track.steps} actions: {len(eligible)} of the {len(episodes)} episodes are of the "
+            f"split {config.split} and by {whose}; record more, or choose another split."
         )
     taken = [place for found in places.values() for place in sorted(found)[: config.per_type or None]]
     return [cut(episodes[number], number, time, track) for _, number, time in sorted(taken, key=lambda one: one[1:])]
@@ -206,8 +207,8 @@ def refuse_overlap(windows: Sequence[Window], training: Sequence[TextEpisode]) -
     shared = sorted({window.game for window in windows} & known)
     if shared:
         raise UserError(
-            f"{len(shared)} of the games asked about are among the training episodes, such as {shared[0]}; take windows "
-            "of another split."
+            f"{len(shared)} of the games asked about are among the training episodes, such as {shared[0]}; take "
+            "windows of another split."
         )
 
 
@@ -221,6 +222,7 @@ def hold_out(episodes: Sequence[TextEpisode], share: float, seed: int = 0) -> li
     """
     if not 0 < share < 1:
         raise UserError(f"A share of {share} of the games cannot be held out; give one between 0 and 1.")
+
     def out(game: str) -> bool:
         digest = hashlib.blake2b(f"{seed}:{game}".encode(), digest_size=8).digest()
         return int.from_bytes(digest) < share * 2**64
