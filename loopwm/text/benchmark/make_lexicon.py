@@ -1,7 +1,7 @@
 """Write the lists of names that ship with the package: python -m loopwm.text.benchmark.make_lexicon WORLD ...
 
-    scienceworld [--variations N]   from the simulator's types of objects, and the object trees at the start of at most
-                                    N training variations of each of the 30 tasks
+    scienceworld [--variations N]   from the simulator's types of objects, and the object trees and referents at the
+                                    start of at most N training variations of each of the 30 tasks
     alfworld GAMES                  from the PDDL problems of the games in a JSON lines file, xz-compressed or not
 
 Needs what recording these worlds needs. The result is the same every time for the same versions and games.
@@ -21,6 +21,12 @@ from typing import Any
 from loopwm.files import atomic_write
 
 FOLDER = Path(__file__).parent / "lexicons"
+GENERAL = frozenset(
+    ("component", "living thing", "location", "object", "organism", "plane", "portal", "room", "self", "substance")
+)
+"""Names that the simulator has for kinds of things, and that its sentences use otherwise (`This room is called`)."""
+RELATIONS = frozenset(("in", "on", "to", "at", "containing", "terminal", "should"))
+"""Words of referents that name one thing by another (`seed in seed jar`), or none at all."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -35,8 +41,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.world == "scienceworld":
         names = set(scienceworld_names(options.variations))
         source = (
-            f"the types and object trees of ScienceWorld {version('scienceworld')}, at most {options.variations} "
-            "training variations of every task"
+            f"the types, object trees and referents of ScienceWorld {version('scienceworld')}, at most "
+            f"{options.variations} training variations of every task"
         )
     else:
         names = set(alfworld_names(options.games))
@@ -47,12 +53,13 @@ def main(words: Sequence[str] | None = None) -> None:
 def write(world: str, names: set[str], source: str) -> None:
     """Replace the list of one world."""
     head = f"# Names of things, from {source}.\n"
+    names = names - GENERAL
     with atomic_write(FOLDER / f"{world}.txt") as aside:
         aside.write_text(head + "\n".join(sorted(names)) + "\n", encoding="utf-8")
 
 
 def scienceworld_names(variations: int) -> Iterator[str]:
-    """Names of types, and every name in the object trees, in lower case; repeats are possible."""
+    """Names of types, of objects in the trees, and referents, in lower case; repeats are possible."""
     from scienceworld import ScienceWorldEnv
 
     # Any: what stands in the JVM has no types.
@@ -67,6 +74,7 @@ def scienceworld_names(variations: int) -> Iterator[str]:
                 env.load(task, variation, "")
                 env.server.reset()
                 yield from names_in(env.getObjectTree())
+                yield from referents(env.get_all_object_ids_types_referents_LUTJSON())
     finally:
         env.close()
 
@@ -84,6 +92,15 @@ def names_in(tree: dict[str, Any]) -> Iterator[str]:
         yield material["substanceName"].lower()
     for inside in (tree.get("contents") or {}).values():
         yield from names_in(inside)
+
+
+def referents(objects: dict[str, Any]) -> Iterator[str]:
+    """What the simulator lets one call its objects, but for names by way of another object."""
+    for one in objects.values():
+        for referent in one["referents"]:
+            name = referent.lower()
+            if RELATIONS.isdisjoint(name.split()):
+                yield name
 
 
 def alfworld_names(games: Path) -> Iterator[str]:

@@ -24,7 +24,8 @@ SMALL_WORDS = frozenset(
 REMEMBERED = 200_000
 """Texts whose analysis is kept; a recording has fewer."""
 
-_NUMBER = re.compile(r"-?\d+")
+# Not the number of a slot.
+_NUMBER = re.compile(r"(?<![{\d])-?\d+")
 _SLOT = re.compile(r"\{(\d+)\}")
 _ROOM = re.compile(r"This (?:room|outside location) is called the (.+?)\.")
 

@@ -16,6 +16,7 @@ proposals were not made from. Nothing else is fitted.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ class Rules:
             raise UserError(
                 f"The rules are counted on training episodes, of which there are {len(training)}; record at least two."
             )
-        self._choice = self._compare(training, track)
+        comparison = self._compare(training, track)
+        self._choice, self._reliable = comparison.choice(), comparison.reliable()
         self._habits = Habits(training)
 
     def predict(self, windows: Sequence[Window]) -> list[list[str]]:
@@ -105,43 +107,73 @@ class Rules:
 
     def _answer(self, situation: Situation) -> str:
         proposals = _proposals(self._rules, situation)
-        known = [one for one in proposals if one is not None]
-        if not known:
-            return self._habits.by_verb.get(situation.action.verb) or situation.context.now
         for choice, kind in zip(self._choice, _kinds(situation, proposals), strict=True):
             answer = proposals[choice[kind]] if kind in choice else None
             if answer is not None:
                 return answer
-        return known[0]
+        for rule in self._reliable:
+            answer = proposals[rule]
+            if answer is not None:
+                return answer
+        return self._habits.by_verb.get(situation.action.verb) or situation.context.now
 
-    def _compare(self, training: Sequence[TextEpisode], track: Track) -> list[dict[Hashable, int]]:
-        """For each level of detail: kind of situation -> the rule that was right most often."""
-        counts: list[dict[Hashable, list[int]]] = [defaultdict(lambda: [0] * len(self._rules)) for _ in ENOUGH]
-        seen: list[dict[Hashable, int]] = [defaultdict(int) for _ in ENOUGH]
-        windows = WindowConfig(track=track.name, split="train", per_type=self.config.per_type)
+    def _compare(self, training: Sequence[TextEpisode], track: Track) -> _Comparison:
+        """Ask all rules about half of the episodes, counted on the other half, and the other way round."""
+        comparison = _Comparison(len(self._rules))
+        windows = WindowConfig(track=track.name, split="train", actors=(), per_type=self.config.per_type)
+        # By a digest, as recordings may alternate between kinds of games.
+        ranked = sorted(training, key=lambda one: hashlib.blake2b(one.game.encode(), digest_size=8).digest())
         for half in (0, 1):
             # What was counted on an episode is right about it too often to be compared there.
-            habits = Habits(training[half::2])
-            asked = training[1 - half :: 2]
+            habits = Habits(ranked[half::2])
+            asked = ranked[1 - half :: 2]
             if not any(episode.length >= track.steps for episode in asked):
                 continue
             for window in sample_windows(asked, windows):
                 for situation, target in zip(
                     situations(habits, window.context, window.actions), window.targets, strict=True
                 ):
-                    proposals = _proposals(self._rules, situation)
-                    right = [one is not None and normalised(one) == normalised(target) for one in proposals]
-                    for level, kind in enumerate(_kinds(situation, proposals)):
-                        seen[level][kind] += 1
-                        counts[level][kind] = [n + r for n, r in zip(counts[level][kind], right, strict=True)]
+                    comparison.add(situation, _proposals(self._rules, situation), target)
+        return comparison
+
+
+class _Comparison:
+    """How often each rule was right, by kind of situation."""
+
+    def __init__(self, rules: int):
+        self._right: list[dict[Hashable, list[int]]] = [defaultdict(lambda: [0] * rules) for _ in ENOUGH]
+        self._seen: list[dict[Hashable, int]] = [defaultdict(int) for _ in ENOUGH]
+        self._proposed = [0] * rules
+        self._hits = [0] * rules
+
+    def add(self, situation: Situation, proposals: Sequence[str | None], target: str) -> None:
+        """Count one target."""
+        truth = normalised(target)
+        right = [one is not None and normalised(one) == truth for one in proposals]
+        for level, kind in enumerate(_kinds(situation, proposals)):
+            self._seen[level][kind] += 1
+            counts = self._right[level][kind]
+            for rule, hit in enumerate(right):
+                counts[rule] += hit
+        for rule, one in enumerate(proposals):
+            self._proposed[rule] += one is not None
+            self._hits[rule] += right[rule]
+
+    def choice(self) -> list[dict[Hashable, int]]:
+        """For each level of detail: kind of situation -> the rule that was right most often, the earlier of equals."""
         return [
             {
-                kind: max(range(len(found)), key=found.__getitem__)
-                for kind, found in counts[level].items()
-                if seen[level][kind] >= enough
+                kind: max(range(len(hits)), key=hits.__getitem__)
+                for kind, hits in self._right[level].items()
+                if self._seen[level][kind] >= enough
             }
             for level, enough in enumerate(ENOUGH)
         ]
+
+    def reliable(self) -> list[int]:
+        """Rules from the one that is right most often when it says something, for situations of a new kind."""
+        share = [hits / max(proposed, 1) for hits, proposed in zip(self._hits, self._proposed, strict=True)]
+        return sorted(range(len(share)), key=lambda rule: -share[rule])
 
 
 def _proposals(rules: Sequence[Rule], situation: Situation) -> list[str | None]:
