@@ -306,7 +306,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory, visits: list[TextEpisode
 
 def test_the_command_prints_tables_and_writes_every_number(recording: Path, tmp_path: Path, capsys):
     out = tmp_path / "rules.json"
-    words = ["benchmark", "rules", "--data", str(recording), "--resamples", "50", "--windows.per-type", "20"]
+    words = ["benchmark", "rules", "--data", str(recording), "--resamples", "50", "--per-type", "20"]
     assert main([*words, "--out", str(out), "--replay", str(recording)]) == 0
     printed = capsys.readouterr()
     assert INDICATIVE in printed.out

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from loopwm.commands.arguments import parse
 from loopwm.text.benchmark.benchmark import BenchmarkConfig
+from loopwm.text.benchmark.windows import WindowConfig
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Benchmark:
     """The systems measured."""
     data: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]")]
     """Text recordings of one world, training and held-out episodes together."""
-    settings: Annotated[BenchmarkConfig, arg(name="")] = field(default_factory=BenchmarkConfig)
+    windows: Annotated[WindowConfig, arg(name="")] = field(default_factory=WindowConfig)
+    resamples: int = BenchmarkConfig.resamples
+    """Resamples of the episodes, from which the intervals are."""
     hold_out: float = 0.0
     """Share of the training games to hold out as validation; for recordings without validation episodes."""
     replay: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -44,6 +47,7 @@ def main(words: list[str]) -> None:
     from loopwm.text.benchmark.windows import hold_out
     from loopwm.text.recording import read_recording
 
+    config = BenchmarkConfig(windows=arguments.windows, resamples=arguments.resamples, seed=arguments.windows.seed)
     if arguments.out is not None:
         refuse_existing(arguments.out, "choose another file or remove it")
     world, digests, episodes = read_world(arguments.data)
@@ -52,7 +56,7 @@ def main(words: list[str]) -> None:
         episodes = hold_out(episodes, arguments.hold_out)
     told = Console(stderr=True)
     result = run_benchmark(
-        world, episodes, config=arguments.settings, replay=noise, step=lambda name: told.print(f"measuring: {name}")
+        world, episodes, config=config, replay=noise, step=lambda name: told.print(f"measuring: {name}")
     )
     # Tables are wide; a terminal narrower than this would cut their figures.
     Console(width=max(180, Console().width)).print(tables(result))

@@ -66,7 +66,7 @@ class RulesConfig:
     """
 
     system: str = "history"
-    per_type: int = 1500
+    per_type: int = 600
 
     def __post_init__(self) -> None:
         if self.system not in SYSTEMS:

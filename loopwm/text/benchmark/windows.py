@@ -109,11 +109,11 @@ class WindowConfig:
     """Which windows are asked for.
 
     Attributes:
-        track: a name of `TRACKS`.
+        track: how much of an episode is shown: markov, history, full, one-step or one-step-full.
         split: episodes of this split: `validation` while tuning, `test` once per release.
         actors: episodes of these actors; none named is all.
         per_type: windows drawn of every task type, all of them where there are fewer; 0 for all.
-        seed: of the draw.
+        seed: of the draw of windows.
     """
 
     track: str = "history"
