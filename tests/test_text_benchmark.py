@@ -21,6 +21,7 @@ from loopwm.evaluate.bootstrap import Bootstrap
 from loopwm.text.benchmark.aggregate import REPORT_MIX, Aggregator
 from loopwm.text.benchmark.benchmark import BenchmarkConfig, BenchmarkResult, run_benchmark
 from loopwm.text.benchmark.ceiling import COLUMNS, cause_of, replay_noise, unknowable
+from loopwm.text.benchmark.errors import MISSES, misses, target_kind
 from loopwm.text.benchmark.predictor import windows_digest
 from loopwm.text.benchmark.sources import read_world
 from loopwm.text.benchmark.tables import INDICATIVE, reported, tables
@@ -224,6 +225,34 @@ def test_history_reaches_what_was_shown_and_the_ceiling_says_so(result: Benchmar
     ceiling = 1 - result.ceiling["unusual"].micro.mean
     assert result.systems["history"].steps[-1]["em"].micro.mean == pytest.approx(ceiling, abs=0.1)
     assert ceiling < 1
+
+
+def test_every_wrong_answer_has_one_cause(result: BenchmarkResult):
+    for system in result.systems.values():
+        wrong = sum(one.micro.mean for one in system.misses.values())
+        assert wrong == pytest.approx(1 - system.steps[-1]["em"].micro.mean)
+
+
+@pytest.mark.parametrize(
+    ("action", "predicted", "target", "unusual", "cause"),
+    [
+        ("go to shelf 1", SHELF, f"{SHELF} ", 0, None),
+        ("go to shelf 1", "On the shelf 1, you see a pen 1, and a cd 2.", SHELF, 1, "list order"),
+        ("go to shelf 1", "On the shelf 1, you see nothing.", SHELF, 1, "not shown"),
+        ("go to shelf 1", "On the shelf 1, you see a cd 3, and a pen 1.", SHELF, 0, "numbers"),
+        ("go to drawer 1", "You close the drawer 1.", CLOSED, 0, "another answer"),
+        ("go to shelf 1", "On the shelf 1, you see nothing.", SHELF, 0, "other words"),
+    ],
+)
+def test_causes_of_wrong_answers(action: str, predicted: str, target: str, unusual: int, cause: str | None):
+    asked = replace(window(), actions=(action,), targets=(target,))
+    (found,) = misses([asked], [[predicted]], np.array([float(unusual)]))
+    assert found.tolist() == [float(name == cause) for name in MISSES]
+
+
+def test_targets_are_numbers_copies_or_changes():
+    asked = replace(window(("look", SHELF)), targets=(READ.format(8), SHELF, OPENED))
+    assert [target_kind(asked, step) for step in range(3)] == ["number", "copy", "change"]
 
 
 def test_a_result_is_the_same_again_and_fits_into_json(result: BenchmarkResult, visits: list[TextEpisode]):

@@ -15,8 +15,9 @@ import numpy as np
 
 from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Interval
-from loopwm.text.benchmark.aggregate import REPORT_MIX, Aggregate, Aggregator
+from loopwm.text.benchmark.aggregate import REPORT_MIX, Aggregate, Aggregator, Floats
 from loopwm.text.benchmark.ceiling import COLUMNS, ReplayNoise, unknowable
+from loopwm.text.benchmark.errors import MISSES, misses
 from loopwm.text.benchmark.lexicon import load_lexicon
 from loopwm.text.benchmark.metrics import METRICS, Scorer
 from loopwm.text.benchmark.predictor import Predictor, Scored, score, windows_digest
@@ -62,10 +63,12 @@ class SystemResult:
 
     Attributes:
         steps: for each step 1 ... K: metric -> averages over windows. The last step is the headline.
+        misses: cause of `errors.MISSES` -> share of the windows that are wrong at the last step for it.
         against: other system -> its paired difference, this one minus that one, of `em` at the last step.
     """
 
     steps: list[dict[str, Aggregate]]
+    misses: dict[str, Aggregate]
     against: dict[str, Aggregate]
 
 
@@ -175,7 +178,8 @@ def run_benchmark(
         types, [window.episode for window in windows], REPORT_MIX[world], resamples=config.resamples, seed=config.seed
     )
     step("ceiling")
-    ceiling = aggregator.aggregate(unknowable(windows, training)[:, -1])
+    firsts = unknowable(windows, training)[:, -1]
+    unusual = firsts[:, COLUMNS.index("unusual")]
     return BenchmarkResult(
         world=world,
         config=config,
@@ -183,13 +187,15 @@ def run_benchmark(
         digest=windows_digest(windows),
         types={name: types.count(name) for name in aggregator.types},
         episodes=aggregator.episodes,
-        systems={one.name: _summary(one, scored, aggregator) for one in scored},
-        ceiling=dict(zip(COLUMNS, ceiling, strict=True)),
+        systems={
+            one.name: _summary(one, scored, aggregator, misses(windows, one.predictions, unusual)) for one in scored
+        },
+        ceiling=dict(zip(COLUMNS, aggregator.aggregate(firsts), strict=True)),
         replay=replay,
     )
 
 
-def _summary(one: Scored, everyone: Sequence[Scored], aggregator: Aggregator) -> SystemResult:
+def _summary(one: Scored, everyone: Sequence[Scored], aggregator: Aggregator, wrong: Floats) -> SystemResult:
     n, steps, metrics = one.scores.shape
     averages = aggregator.aggregate(one.scores.reshape(n, steps * metrics))
     others = [other for other in everyone if other is not one]
@@ -197,5 +203,6 @@ def _summary(one: Scored, everyone: Sequence[Scored], aggregator: Aggregator) ->
     paired = aggregator.aggregate(np.stack(differences, axis=1)) if others else []
     return SystemResult(
         steps=[dict(zip(METRICS, averages[k * metrics : (k + 1) * metrics], strict=True)) for k in range(steps)],
+        misses=dict(zip(MISSES, aggregator.aggregate(wrong), strict=True)),
         against={other.name: aggregate for other, aggregate in zip(others, paired, strict=True)},
     )

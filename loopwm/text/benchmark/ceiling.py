@@ -88,9 +88,9 @@ def cause_of(action: str, target: str, window: Window) -> str:
     """Which of `CAUSES` applies to a target, or nothing."""
     context = window.context
     pairs = [*zip(("", *context.actions), context.observations, strict=True)]
-    if _READING.search(target):
+    if is_reading(target):
         asked = _subject(action)
-        return "" if any(_READING.search(o) and _same_subject(asked, _subject(a)) for a, o in pairs if a) else CAUSES[1]
+        return "" if any(is_reading(o) and _same_subject(asked, _subject(a)) for a, o in pairs if a) else CAUSES[1]
     if context.initial:
         return ""
     look = _look(action, target)
@@ -99,6 +99,11 @@ def cause_of(action: str, target: str, window: Window) -> str:
     if _LISTS.search(target):
         return "" if any(a == action for a, _ in pairs) else CAUSES[2]
     return ""
+
+
+def is_reading(text: str) -> bool:
+    """Whether a text reads a temperature, a position or a time."""
+    return _READING.search(text) is not None
 
 
 def replay_noise(recorded: Iterable[TextEpisode], replayed: Iterable[TextEpisode]) -> ReplayNoise:

@@ -16,6 +16,7 @@ from loopwm.evaluate.bootstrap import Interval
 from loopwm.text.benchmark.aggregate import Aggregate
 from loopwm.text.benchmark.benchmark import BenchmarkResult, headline_of
 from loopwm.text.benchmark.ceiling import CAUSES
+from loopwm.text.benchmark.errors import MISSES
 from loopwm.text.benchmark.metrics import METRICS
 
 INDICATIVE = "indicative: protocol not published"
@@ -77,7 +78,7 @@ def tables(result: BenchmarkResult) -> RenderableType:
     parts: list[RenderableType] = [Text(lines[0]), _systems(result)]
     if result.last > 1:
         parts.append(_steps(result))
-    parts += [_types(result), _ceiling(result)]
+    parts += [_types(result), _ceiling(result), _misses(result)]
     if len(result.systems) > 1:
         parts.append(_paired(result))
     return Group(*parts)
@@ -142,6 +143,14 @@ def _ceiling(result: BenchmarkResult) -> Table:
         noise = result.replay
         share = sum(noise.by_type[name] * noise.steps[name] for name in noise.steps) / sum(noise.steps.values())
         table.add_row("replay noise, beside that", f"{100 * share:.1f}", "", "")
+    return table
+
+
+def _misses(result: BenchmarkResult) -> Table:
+    title = f"wrong at step {result.last}, by cause, {_headline(result)}"
+    table = Table("system", *MISSES, title=title, title_justify="left")
+    for name, system in result.systems.items():
+        table.add_row(name, *(_percent(headline_of(system.misses[cause])) for cause in MISSES))
     return table
 
 
