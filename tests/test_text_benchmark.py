@@ -277,6 +277,15 @@ def test_a_one_step_benchmark_has_one_step(visits: list[TextEpisode]):
     assert shown(found).count("EM by step") == 0
 
 
+@pytest.mark.parametrize(("track", "steps"), [("full", 5), ("one-step-full", 1)])
+def test_tracks_with_the_initial_state_have_no_first_looks(visits: list[TextEpisode], track: str, steps: int):
+    complete = [replace(one, initial="In the drawer 1, there is a key.") for one in visits]
+    config = BenchmarkConfig(windows=WindowConfig(track=track), resamples=50, rules=("all rules",))
+    found = run_benchmark("alfworld", complete, config=config)
+    assert len(found.systems["all rules"].steps) == steps
+    assert found.ceiling["first look"].micro.mean == 0
+
+
 class Short:
     """Forgets the last step."""
 

@@ -121,12 +121,12 @@ class Rules:
         """Ask all rules about half of the episodes, counted on the other half, and the other way round."""
         comparison = _Comparison(len(self._rules))
         windows = WindowConfig(track=track.name, split="train", actors=(), per_type=self.config.per_type)
-        # By a digest, as recordings may alternate between kinds of games.
-        ranked = sorted(training, key=lambda one: hashlib.blake2b(one.game.encode(), digest_size=8).digest())
+        usable = [episode for episode in training if episode.initial or not track.initial]
+        halves = _halves(usable)
         for half in (0, 1):
             # What was counted on an episode is right about it too often to be compared there.
-            habits = Habits(ranked[half::2])
-            asked = ranked[1 - half :: 2]
+            habits = Habits(halves[half])
+            asked = halves[1 - half]
             if not any(episode.length >= track.steps for episode in asked):
                 continue
             for window in sample_windows(asked, windows):
@@ -174,6 +174,16 @@ class _Comparison:
         """Rules from the one that is right most often when it says something, for situations of a new kind."""
         share = [hits / max(proposed, 1) for hits, proposed in zip(self._hits, self._proposed, strict=True)]
         return sorted(range(len(share)), key=lambda rule: -share[rule])
+
+
+def _halves(episodes: Sequence[TextEpisode]) -> tuple[list[TextEpisode], list[TextEpisode]]:
+    """Episodes in two parts without a game in common, whatever their order."""
+    # By a digest, as recordings may alternate between kinds of games.
+    games = sorted(
+        {episode.game for episode in episodes}, key=lambda game: hashlib.blake2b(game.encode(), digest_size=8).digest()
+    )
+    first = set(games[::2])
+    return [one for one in episodes if one.game in first], [one for one in episodes if one.game not in first]
 
 
 def _proposals(rules: Sequence[Rule], situation: Situation) -> list[str | None]:
