@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a model on recorded episodes",
     "train-gate": "teach a trained looped model when to leave its loop",
     "evaluate": "measure a trained model on episodes it has never seen",
+    "benchmark": "measure what rules predict of a text world, and what cannot be known",
     "calibrate": "choose when a loop may stop early, with a guarantee on the error that adds",
     "certify": "say what a model's weights guarantee about its loop, for every input",
     "monitor": "say whether a model, or its world, has changed since its reference was stored",

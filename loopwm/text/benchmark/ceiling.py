@@ -1,0 +1,180 @@
+"""What cannot be known from what a track shows, counted: the ceiling beside every result.
+
+A target shows something for the first time if it is
+
+    first look      a room, a receptacle or the inside of one (`look around`, `go to shelf 1`, `open fridge 1`) of which
+                    nothing in view has shown the same;
+    first reading   a temperature, a position or a time that the same action on the same thing has not read in view;
+    first contents  any other answer that lists contents, to an action that nothing in view is an answer to.
+
+In view are the observations of the context; where the track shows the complete initial state, looks and contents are
+never the first. Much of what is shown for the first time is what is usually shown there, so of these targets
+
+    unusual   differ from the most frequent training observation after that action, and from the most frequent pattern
+    novel     never occurred in training, word for word
+
+`1 - unusual` is what a predictor would reach that knows everything that was shown, and guesses the rest by frequency:
+an estimate of the ceiling, which one that guesses better may pass. `1 - novel` grants it every guess that training
+offers. Replay noise, the share of steps that differ when the same actions are replayed, is beside both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from loopwm.errors import UserError
+from loopwm.text.benchmark.candidates import habit, situations, template
+from loopwm.text.benchmark.habits import Habits
+from loopwm.text.benchmark.listings import normalised, unordered
+from loopwm.text.benchmark.patterns import place_shown, read_action
+from loopwm.text.benchmark.windows import Window
+from loopwm.text.recording import TextEpisode
+
+CAUSES = ("first look", "first reading", "first contents")
+COLUMNS = (
+    *CAUSES,
+    *(f"unusual {cause}" for cause in CAUSES),
+    *(f"novel {cause}" for cause in CAUSES),
+    "unusual",
+    "novel",
+)
+"""What `unknowable` counts, in order."""
+
+_READING = re.compile(r"\d(?=% down| degrees| ticks)")
+_RECEPTACLE = re.compile(r"(?:On|In) the ([a-z]+ \d+), you see|The ([a-z]+ \d+) is (?:open|closed)")
+_LISTS = re.compile(r"\(containing (?!nothing)| is: (?!nothing)|you see:? an? |^Ambiguous request")
+_STATES = frozenset(("solid", "liquid", "gas", "gaseous"))
+
+
+@dataclass(frozen=True)
+class ReplayNoise:
+    """How often replaying the same actions gives another observation.
+
+    Attributes:
+        by_type: task type -> share of differing steps.
+        by_type_unordered: the same, lists sorted.
+        steps: task type -> steps compared.
+    """
+
+    by_type: dict[str, float]
+    by_type_unordered: dict[str, float]
+    steps: dict[str, int]
+
+
+def unknowable(windows: Sequence[Window], training: Iterable[TextEpisode]) -> npt.NDArray[np.float64]:
+    """Whether each target is shown for the first time, and is unusual or novel; 1 or 0.
+
+    Args:
+        windows: n windows of K steps.
+        training: the episodes that a predictor may have learned from.
+
+    Returns:
+        (n, K, len(COLUMNS)).
+    """
+    episodes = list(training)
+    habits = Habits(episodes)
+    known = {normalised(text) for episode in episodes for text in episode.observations}
+    rows = [[_row(*found, known) for found in _causes(window, habits)] for window in windows]
+    return np.array(rows, dtype=np.float64)
+
+
+def cause_of(action: str, target: str, window: Window) -> str:
+    """Which of `CAUSES` applies to a target, or nothing."""
+    context = window.context
+    pairs = [*zip(("", *context.actions), context.observations, strict=True)]
+    if is_reading(target):
+        asked = _subject(action)
+        return "" if any(is_reading(o) and _same_subject(asked, _subject(a)) for a, o in pairs if a) else CAUSES[1]
+    if context.initial:
+        return ""
+    look = _look(action, target)
+    if look is not None:
+        return "" if any(_look(a, o) == look for a, o in pairs) else CAUSES[0]
+    if _LISTS.search(target):
+        return "" if any(a == action for a, _ in pairs) else CAUSES[2]
+    return ""
+
+
+def is_reading(text: str) -> bool:
+    """Whether a text reads a temperature, a position or a time."""
+    return _READING.search(text) is not None
+
+
+def replay_noise(recorded: Iterable[TextEpisode], replayed: Iterable[TextEpisode]) -> ReplayNoise:
+    """Compare episodes with others of the same games and actions.
+
+    Raises:
+        UserError: no two episodes have the same game and actions.
+    """
+    again = {(episode.game, episode.actions): episode for episode in replayed}
+    steps: Counter[str] = Counter()
+    differ: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for episode in recorded:
+        other = again.get((episode.game, episode.actions))
+        if other is None:
+            continue
+        steps[episode.task_type] += episode.length
+        for first, second in zip(episode.observations[1:], other.observations[1:], strict=True):
+            if normalised(first) != normalised(second):
+                found = differ[episode.task_type]
+                found[0] += 1
+                found[1] += unordered(first) != unordered(second)
+    if not steps:
+        raise UserError(
+            "No episode of one recording has the game and the actions of an episode of the other, so there is no "
+            "replay to compare; replay the recorded actions."
+        )
+    return ReplayNoise(
+        {name: differ[name][0] / n for name, n in steps.items()},
+        {name: differ[name][1] / n for name, n in steps.items()},
+        dict(steps),
+    )
+
+
+def _causes(window: Window, habits: Habits) -> Iterable[tuple[str, str, tuple[str, ...]]]:
+    """Of each step the cause, the target, and what one would guess by frequency."""
+    for situation, target in zip(situations(habits, window.context, window.actions), window.targets, strict=True):
+        cause = cause_of(situation.text, target, window)
+        guesses = (habit(situation), template(situation)) if cause else ()
+        yield cause, target, tuple(normalised(one) for one in guesses if one is not None)
+
+
+def _row(cause: str, target: str, guesses: tuple[str, ...], known: set[str]) -> list[float]:
+    text = normalised(target)
+    unusual = bool(cause) and text not in guesses
+    novel = bool(cause) and text not in known
+    per_cause = [cause == one for one in CAUSES]
+    return [
+        *map(float, per_cause),
+        *(float(one and unusual) for one in per_cause),
+        *(float(one and novel) for one in per_cause),
+        float(unusual),
+        float(novel),
+    ]
+
+
+def _look(action: str, answer: str) -> tuple[str, str] | None:
+    """What a look shows, and from where; None for any other answer."""
+    room = place_shown(answer)
+    if room:
+        return "room", room
+    found = _RECEPTACLE.search(answer)
+    if not found or (action and action.split()[0] not in ("go", "open", "examine", "look")):
+        return None
+    inside = "outside" if "is closed" in answer else "inside"
+    return inside, found[1] or found[2]
+
+
+def _subject(action: str) -> frozenset[str]:
+    """The words of what an action is about; what melts stays the same thing."""
+    return frozenset(" ".join(read_action(action).arguments).split()) - _STATES
+
+
+def _same_subject(first: frozenset[str], second: frozenset[str]) -> bool:
+    return first <= second or second <= first

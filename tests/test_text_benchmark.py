@@ -1,0 +1,378 @@
+"""The benchmark as a whole: averages with their intervals, ceilings, results, tables and the command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from loopwm.cli import main
+from loopwm.errors import LoopwmError, UserError
+from loopwm.evaluate.bootstrap import Bootstrap
+from loopwm.text.benchmark.aggregate import REPORT_MIX, Aggregator
+from loopwm.text.benchmark.benchmark import BenchmarkConfig, BenchmarkResult, run_benchmark
+from loopwm.text.benchmark.ceiling import COLUMNS, cause_of, replay_noise, unknowable
+from loopwm.text.benchmark.errors import MISSES, misses, target_kind
+from loopwm.text.benchmark.predictor import windows_digest
+from loopwm.text.benchmark.sources import read_world
+from loopwm.text.benchmark.tables import INDICATIVE, reported, tables
+from loopwm.text.benchmark.windows import Context, Window, WindowConfig, sample_windows
+from loopwm.text.recording import TextEpisode, TextManifest, write_recording
+
+pytest.importorskip("sacrebleu", reason="BLEU is sacrebleu's")
+
+CLOSED, SHELF = "The drawer 1 is closed.", "On the shelf 1, you see a cd 2, and a pen 1."
+OPENED = "You open the drawer 1. The drawer 1 is open. In it, you see a key 3."
+KITCHEN = "This room is called the kitchen. In it, you see: \n\ta stove"
+
+
+def visit(number: int, split: str, task_type: str = "pick") -> TextEpisode:
+    """A walk through a room of ALFWorld that depends a little on its number."""
+    key = f"key {number % 3 + 1}"
+    inside = f"You open the drawer 1. The drawer 1 is open. In it, you see a {key}."
+    turns = [
+        ("go to drawer 1", CLOSED),
+        ("open drawer 1", inside),
+        (f"take {key} from drawer 1", f"You pick up the {key} from the drawer 1."),
+        ("close drawer 1", "You close the drawer 1."),
+        ("go to shelf 1", f"On the shelf 1, you see a cd {number % 5 + 1}, and a pen 1."),
+        (f"put {key} in/on shelf 1", f"You put the {key} in/on the shelf 1."),
+        ("go to drawer 1", CLOSED),
+        ("go to shelf 1", f"On the shelf 1, you see a cd {number % 5 + 1}, a {key}, and a pen 1."),
+    ]
+    return TextEpisode(
+        observations=("You are in the middle of a room.", *(answer for _, answer in turns)),
+        actions=tuple(action for action, _ in turns),
+        scores=(0.0,) * 9,
+        terminated=True,
+        game=f"{task_type}/{number}",
+        task_type=task_type,
+        split=split,
+        actor="expert",
+        description="Your task is to: put a key on the shelf.",
+    )
+
+
+@pytest.fixture(scope="module")
+def visits() -> list[TextEpisode]:
+    """Training and held-out walks of two task types."""
+    training = [visit(k, "train", "pick" if k % 2 else "clean") for k in range(20)]
+    return training + [visit(k, "validation", "pick" if k % 2 else "clean") for k in range(20, 32)]
+
+
+@pytest.fixture(scope="module")
+def result(visits: list[TextEpisode]) -> BenchmarkResult:
+    """The rules on those walks, and one system that knows everything."""
+    config = BenchmarkConfig(windows=WindowConfig(per_type=0), resamples=200)
+    return run_benchmark("alfworld", visits, {"oracle": Oracle()}, config)
+
+
+class Oracle:
+    """Answers with the targets."""
+
+    def predict(self, windows) -> list[list[str]]:
+        return [list(window.targets) for window in windows]
+
+
+def test_averages_weigh_windows_types_or_the_mix():
+    types = ["Boil"] * 4 + ["Find"] * 2
+    scores = np.array([[1.0], [1], [1], [0], [1], [0]])
+    (found,) = Aggregator(types, [0, 0, 1, 1, 2, 3], {"Boil": 9, "Find": 1, "Melt": 90}).aggregate(scores)
+    assert found.micro.mean == pytest.approx(4 / 6)
+    assert found.macro.mean == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert found.mix is not None
+    assert found.mix.mean == pytest.approx((9 * 3 / 4 + 1 * 1 / 2) / 10)
+    assert {name: one.mean for name, one in found.by_type.items()} == {"Boil": 0.75, "Find": 0.5}
+    assert (found.micro.n, found.micro.episodes, found.by_type["Find"].n) == (6, 4, 2)
+
+
+def test_without_a_mix_there_is_no_figure_for_it():
+    (found,) = Aggregator(["coin"] * 2, [0, 1], {}).aggregate(np.array([[1.0], [0]]))
+    assert found.mix is None
+
+
+def test_of_one_type_the_interval_is_the_bootstraps_own():
+    rng = np.random.default_rng(0)
+    episodes = rng.integers(0, 12, 80)
+    scores = rng.random((80, 1))
+    (found,) = Aggregator(["Boil"] * 80, episodes.tolist(), {"Boil": 1}, resamples=500, seed=4).aggregate(scores)
+    own = Bootstrap(episodes, resamples=500, seed=4).mean(scores[:, 0])
+    for interval in (found.micro, found.macro, found.mix, found.by_type["Boil"]):
+        assert interval is not None
+        assert (interval.mean, interval.low, interval.high) == pytest.approx((own.mean, own.low, own.high))
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        # Two types of 25 episodes; windows of one episode share its luck.
+        luck = rng.random(50)
+        scores = (rng.random((50, 6)) < luck[:, None]).astype(float).reshape(-1, 1)
+        types = ["Boil"] * 150 + ["Find"] * 150
+        (found,) = Aggregator(types, np.repeat(np.arange(50), 6).tolist(), {}, resamples=200).aggregate(scores)
+        hits += found.macro.low <= 0.5 <= found.macro.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+@given(st.integers(0, 2**16))
+def test_the_average_of_a_difference_is_the_difference_of_averages(seed: int):
+    rng = np.random.default_rng(seed)
+    first, second = rng.random((2, 30, 1))
+    aggregator = Aggregator(["Boil"] * 20 + ["Find"] * 10, rng.integers(0, 9, 30).tolist(), {"Boil": 3, "Find": 1})
+    one, two, both = (aggregator.aggregate(scores)[0] for scores in (first, second, first - second))
+    for name in ("micro", "macro", "mix"):
+        assert getattr(both, name).mean == pytest.approx(getattr(one, name).mean - getattr(two, name).mean)
+    assert both.micro.low <= both.micro.mean <= both.micro.high
+
+
+def test_the_reports_mix_has_as_many_windows_as_the_report():
+    assert {world: sum(mix.values()) for world, mix in REPORT_MIX.items()} == {"scienceworld": 500, "alfworld": 500}
+
+
+def window(*turns: tuple[str, str], start: str = "You are in a room.", initial: str = "") -> Window:
+    """A window whose context is these turns; actions and targets do not matter."""
+    context = Context("", (start, *(answer for _, answer in turns)), tuple(action for action, _ in turns), initial)
+    return Window(0, 0, "g", "t", context, (), ())
+
+
+READ = "the thermometer measures a temperature of {} degrees celsius"
+
+
+@pytest.mark.parametrize(
+    ("action", "target", "view", "cause"),
+    [
+        ("look around", KITCHEN, window(), "first look"),
+        ("look around", KITCHEN, window(start=KITCHEN), ""),
+        ("go to shelf 1", SHELF, window(), "first look"),
+        ("go to shelf 1", SHELF, window(("go to shelf 1", SHELF)), ""),
+        ("go to shelf 1", SHELF, window(("go to shelf 2", SHELF.replace("1,", "2,"))), "first look"),
+        ("go to drawer 1", CLOSED, window(), "first look"),
+        # It was seen closed: what is in it was not.
+        ("open drawer 1", OPENED, window(("go to drawer 1", CLOSED)), "first look"),
+        ("open drawer 1", OPENED, window(("open drawer 1", OPENED)), ""),
+        ("go to shelf 1", SHELF, window(initial="everything"), ""),
+        ("use thermometer in inventory on lead", READ.format(9), window(), "first reading"),
+        (
+            "use thermometer in inventory on liquid lead",
+            READ.format(9),
+            window(("use thermometer in inventory on lead", READ.format(8))),
+            "",
+        ),
+        (
+            "use thermometer in inventory on soap",
+            READ.format(9),
+            window(("use thermometer in inventory on lead", READ.format(8)), initial="everything"),
+            "first reading",
+        ),
+        ("examine tin cup", "a tin cup (containing bread, red jam)", window(), "first contents"),
+        ("examine tin cup", "a tin cup (containing nothing)", window(), ""),
+        ("go to kitchen", "You move to the kitchen.", window(), ""),
+        ("take key 3 from drawer 1", "You pick up the key 3 from the drawer 1.", window(), ""),
+    ],
+)
+def test_what_is_shown_for_the_first_time_has_a_cause(action: str, target: str, view: Window, cause: str):
+    assert cause_of(action, target, view) == cause
+
+
+def test_what_is_usual_is_no_ceiling_and_what_is_new_is():
+    training = [visit(k, "train") for k in (0, 5, 10)]
+    usual, other = (sample_windows([visit(k, "validation")], WindowConfig(per_type=0))[:1] for k in (15, 16))
+    columns = dict(zip(COLUMNS, unknowable(usual, training)[0, 4], strict=True))
+    # The fifth action is a first look at the shelf; there was always cd 1 in training, and now again.
+    assert (columns["first look"], columns["unusual"], columns["novel"]) == (1.0, 0.0, 0.0)
+    columns = dict(zip(COLUMNS, unknowable(other, training)[0, 4], strict=True))
+    assert (columns["first look"], columns["unusual first look"], columns["unusual"], columns["novel"]) == (1, 1, 1, 1)
+
+
+def test_replay_noise_is_the_share_of_steps_that_differ():
+    first = visit(0, "validation")
+    changed = list(first.observations)
+    changed[5] = "On the shelf 1, you see a pen 1, and a cd 1."
+    changed[2] = "Nothing happens."
+    noise = replay_noise([first, visit(1, "validation")], [replace(first, observations=tuple(changed))])
+    assert noise.by_type == {"pick": pytest.approx(2 / 8)}
+    assert noise.by_type_unordered == {"pick": pytest.approx(1 / 8)}
+    assert noise.steps == {"pick": 8}
+    with pytest.raises(UserError, match="no replay to compare"):
+        replay_noise([first], [visit(1, "validation")])
+
+
+def test_all_systems_answer_the_same_windows_and_the_oracle_is_always_right(result: BenchmarkResult):
+    assert list(result.systems) == ["last action", "templates", "history", "all rules", "oracle"]
+    assert (result.windows, result.types, result.episodes) == (48, {"clean": 24, "pick": 24}, {"clean": 6, "pick": 6})
+    for averages in result.systems["oracle"].steps:
+        for name, average in averages.items():
+            assert average.micro.mean == pytest.approx(1.0), name
+    assert len(result.systems["history"].steps) == 5
+    means = [result.systems[name].steps[-1]["em"].micro.mean for name in ("last action", "history", "oracle")]
+    assert means == sorted(means)
+    gain = result.systems["oracle"].against["last action"].micro
+    assert gain.mean == pytest.approx(1 - means[0])
+    assert gain.low <= gain.mean <= gain.high
+
+
+def test_history_reaches_what_was_shown_and_the_ceiling_says_so(result: BenchmarkResult):
+    ceiling = 1 - result.ceiling["unusual"].micro.mean
+    assert result.systems["history"].steps[-1]["em"].micro.mean == pytest.approx(ceiling, abs=0.1)
+    assert ceiling < 1
+
+
+def test_every_wrong_answer_has_one_cause(result: BenchmarkResult):
+    for system in result.systems.values():
+        wrong = sum(one.micro.mean for one in system.misses.values())
+        assert wrong == pytest.approx(1 - system.steps[-1]["em"].micro.mean)
+
+
+@pytest.mark.parametrize(
+    ("action", "predicted", "target", "unusual", "cause"),
+    [
+        ("go to shelf 1", SHELF, f"{SHELF} ", 0, None),
+        ("go to shelf 1", "On the shelf 1, you see a pen 1, and a cd 2.", SHELF, 1, "list order"),
+        ("go to shelf 1", "On the shelf 1, you see nothing.", SHELF, 1, "not shown"),
+        ("go to shelf 1", "On the shelf 1, you see a cd 3, and a pen 1.", SHELF, 0, "numbers"),
+        ("go to drawer 1", "You close the drawer 1.", CLOSED, 0, "another answer"),
+        ("go to shelf 1", "On the shelf 1, you see nothing.", SHELF, 0, "other words"),
+    ],
+)
+def test_causes_of_wrong_answers(action: str, predicted: str, target: str, unusual: int, cause: str | None):
+    asked = replace(window(), actions=(action,), targets=(target,))
+    (found,) = misses([asked], [[predicted]], np.array([float(unusual)]))
+    assert found.tolist() == [float(name == cause) for name in MISSES]
+
+
+def test_targets_are_numbers_copies_or_changes():
+    asked = replace(window(("look", SHELF)), targets=(READ.format(8), SHELF, OPENED))
+    assert [target_kind(asked, step) for step in range(3)] == ["number", "copy", "change"]
+
+
+def test_a_result_is_the_same_again_and_fits_into_json(result: BenchmarkResult, visits: list[TextEpisode]):
+    again = run_benchmark("alfworld", visits, {"oracle": Oracle()}, result.config)
+    assert json.loads(json.dumps(result.to_json(), allow_nan=False)) == json.loads(json.dumps(again.to_json()))
+    figures = result.to_json()["figures"]
+    assert figures["em_oracle"] == 100.0
+    assert figures["low_history"] <= figures["em_history"] <= figures["high_history"]
+
+
+def test_the_digest_tells_frozen_samples_apart(visits: list[TextEpisode]):
+    windows = sample_windows(visits, WindowConfig())
+    assert windows_digest(windows) == windows_digest(sample_windows(visits, WindowConfig()))
+    changed = [replace(windows[0], targets=("x",) * 5), *windows[1:]]
+    assert windows_digest(changed) != windows_digest(windows)
+
+
+def test_a_one_step_benchmark_has_one_step(visits: list[TextEpisode]):
+    config = BenchmarkConfig(windows=WindowConfig(track="one-step"), resamples=50, rules=("history",))
+    found = run_benchmark("alfworld", visits, config=config)
+    assert len(found.systems["history"].steps) == 1
+    assert shown(found).count("EM by step") == 0
+
+
+@pytest.mark.parametrize(("track", "steps"), [("full", 5), ("one-step-full", 1)])
+def test_tracks_with_the_initial_state_have_no_first_looks(visits: list[TextEpisode], track: str, steps: int):
+    complete = [replace(one, initial="In the drawer 1, there is a key.") for one in visits]
+    config = BenchmarkConfig(windows=WindowConfig(track=track), resamples=50, rules=("all rules",))
+    found = run_benchmark("alfworld", complete, config=config)
+    assert len(found.systems["all rules"].steps) == steps
+    assert found.ceiling["first look"].micro.mean == 0
+
+
+class Short:
+    """Forgets the last step."""
+
+    def predict(self, windows) -> list[list[str]]:
+        return [list(window.targets[:-1]) for window in windows]
+
+
+def test_what_cannot_be_measured_is_refused(visits: list[TextEpisode]):
+    same = [replace(episode, split="validation") for episode in visits[:2]]
+    with pytest.raises(UserError, match="2 of the games asked about are among the training episodes"):
+        run_benchmark("alfworld", [*visits, *same])
+    with pytest.raises(UserError, match="no lexicon of the world 'zork'"):
+        run_benchmark("zork", visits)
+    with pytest.raises(LoopwmError, match="'short' did not give one answer for each step"):
+        run_benchmark("alfworld", visits, {"short": Short()}, BenchmarkConfig(rules=()))
+    with pytest.raises(UserError, match="no system of rules 'magic'"):
+        BenchmarkConfig(rules=("magic",))
+    with pytest.raises(UserError, match="0 resamples"):
+        BenchmarkConfig(resamples=0)
+
+
+def shown(result: BenchmarkResult) -> str:
+    """The tables as a wide terminal would show them."""
+    console = Console(width=220, record=True, file=io.StringIO())
+    console.print(tables(result))
+    return console.export_text()
+
+
+def test_tables_show_every_system_the_ceiling_and_the_report_marked_as_indicative(result: BenchmarkResult):
+    text = shown(result)
+    for words in (*result.systems, "ceiling", "first look", "paired differences", "LoopWM (about 1B)", "51.6"):
+        assert words in text
+    marked = [line for line in text.splitlines() if "about 1B" in line]
+    assert marked
+    assert all(INDICATIVE in line for line in marked)
+
+
+def test_the_reports_figures_are_those_it_printed():
+    text = (files("loopwm.text.benchmark") / "reported.csv").read_text()
+    assert len(reported("scienceworld")) + len(reported("alfworld")) == len(list(csv.DictReader(text.splitlines())))
+    headline = {
+        row.step: row.em for row in reported("scienceworld") if row.task_type == "overall" and "1B" in row.system
+    }
+    assert headline == {1: 67.2, 2: 68.6, 3: 68.0, 4: 68.4, 5: 68.4}
+    assert reported("textworld") == []
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory, visits: list[TextEpisode]) -> Path:
+    """The walks as a file."""
+    pytest.importorskip("pyarrow", reason="text recordings are Parquet files")
+    path = tmp_path_factory.mktemp("text") / "alfworld.parquet"
+    write_recording(path, visits, TextManifest("alfworld", "by hand"))
+    return path
+
+
+def test_the_command_prints_tables_and_writes_every_number(recording: Path, tmp_path: Path, capsys):
+    out = tmp_path / "rules.json"
+    words = ["benchmark", "rules", "--data", str(recording), "--resamples", "50", "--per-type", "20"]
+    assert main([*words, "--out", str(out), "--replay", str(recording)]) == 0
+    printed = capsys.readouterr()
+    assert INDICATIVE in printed.out
+    assert "measuring: history" in printed.err
+    written = json.loads(out.read_text())
+    assert written["figures"]["windows"] == 40
+    assert written["replay"]["by_type"] == {"clean": 0.0, "pick": 0.0}
+    assert set(written["recordings"]) == {"alfworld.parquet"}
+    assert main([*words, "--out", str(out)]) == 2
+    assert "already exists" in capsys.readouterr().err
+
+
+def test_the_command_holds_out_games_of_a_recording_that_has_only_training_episodes(tmp_path: Path, visits, capsys):
+    pytest.importorskip("pyarrow", reason="text recordings are Parquet files")
+    path = tmp_path / "train.parquet"
+    write_recording(path, [one for one in visits if one.split == "train"], TextManifest("alfworld", "by hand"))
+    words = ["benchmark", "rules", "--data", str(path), "--resamples", "50"]
+    assert main(words) == 2
+    assert "choose another split" in capsys.readouterr().err
+    assert main([*words, "--hold-out", "0.3"]) == 0
+
+
+def test_recordings_of_different_worlds_are_not_mixed(recording: Path, tmp_path: Path, visits: list[TextEpisode]):
+    other = tmp_path / "science.parquet"
+    write_recording(other, visits, TextManifest("scienceworld", "by hand"))
+    with pytest.raises(
+        UserError, match=r"different worlds: .*\(alfworld\) and .*\(scienceworld\); give recordings of one"
+    ):
+        read_world([recording, other])
+    world, digests, episodes = read_world([recording])
+    assert (world, len(episodes), list(digests)) == ("alfworld", len(visits), ["alfworld.parquet"])
