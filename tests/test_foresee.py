@@ -15,6 +15,7 @@ from loopwm.errors import UserError
 from loopwm.evaluate.segments import rollouts
 from loopwm.evaluate.summaries import summary_errors
 from loopwm.model.config import LoopConfig, ModelConfig
+from loopwm.model.encoders import EntityEncoder
 from loopwm.model.readout import Readout
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
@@ -144,6 +145,7 @@ def test_surprise_is_the_distance_to_what_was_seen_in_standard_deviations() -> N
 
 def test_an_encoder_that_loses_a_feature_cannot_be_read() -> None:
     model = make()
+    assert isinstance(model.encoder, EntityEncoder)
     model.encoder.embed.weight[:, 2] = 0
     with pytest.raises(UserError, match="cannot be read back"):
         Readout(model)

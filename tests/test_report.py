@@ -34,6 +34,7 @@ from loopwm.evaluate.findings import findings, lead_over, number, percent
 from loopwm.evaluate.plots import SERIES, Axis, Line, line_figure
 from loopwm.evaluate.report import Report, typical_rollout, write_report
 from loopwm.model.config import SYSTEMS, ExitConfig
+from loopwm.model.heads import ObservationHead
 from loopwm.presets import PRESETS
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.train.checkpoint import NAME, load, read_checkpoint, save_checkpoint
@@ -272,6 +273,7 @@ def cartpole_episode(env: gymnasium.Env, seed: int) -> Episode:
 
 def test_a_model_that_predicts_nan_still_gets_its_report(runs, billiards_columns, tmp_path, evaluations):
     model = load(runs[0])
+    assert isinstance(model.observation_head, ObservationHead)
     with torch.no_grad():
         model.observation_head.read.bias[1] = torch.nan
     broken = measure(model, billiards_columns, np.arange(8), np.arange(8, 50), evaluations[0].run, SMALL)

@@ -24,6 +24,7 @@ from loopwm.errors import LoopwmError, UserError
 from loopwm.model.certified import CertifiedCore
 from loopwm.model.config import CERTIFIED_LOOP, SYSTEMS, ExitConfig, ModelConfig
 from loopwm.model.core import LoopedCore
+from loopwm.model.encoders import EntityEncoder
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig, preset
 from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint
@@ -250,6 +251,7 @@ def test_a_non_finite_update_is_skipped_and_counted(billiards_store: Path, tmp_p
     trainer = Trainer(debug(billiards_store), tmp_path)
     trainer.advance()
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    assert isinstance(trainer.model.encoder, EntityEncoder)
     hook = trainer.model.encoder.embed.weight.register_hook(lambda gradient: gradient * math.inf)
     fields = trainer.advance()
     hook.remove()
