@@ -107,7 +107,9 @@ class TextCorpus:
             manifest=manifest,
             observations=Ragged.of(seen, most),
             actions=Ragged.of(done, most),
-            openings=Ragged.of(openings(episodes, vocabulary, initial), 4 * most),
+            openings=Ragged.of(
+                [opening(vocabulary, one.description, one.initial if initial else None) for one in episodes], 4 * most
+            ),
             rewards=np.array(gains, np.float32),
             continues=np.array(going, np.float32),
             ep_len=lengths,
@@ -140,8 +142,10 @@ class TextCorpus:
         """Of rewards; tokens have no scale."""
         rows = np.concatenate([self.ep_offset[e] + np.arange(int(self.ep_len[e])) for e in episodes])
         spread = float(self.rewards[rows].std())
-        one = np.ones(1, np.float32)
-        return Statistics(0 * one, one, np.ones(1, bool), 0 * one, one, float(self.rewards[rows].mean()), spread or 1.0)
+        shape, size = self.observation.num_features, self.action.stored_size
+        seen = np.zeros(shape, np.float32), np.ones(shape, np.float32), np.ones(shape, bool)
+        done = np.zeros(size, np.float32), np.ones(size, np.float32)
+        return Statistics(*seen, *done, float(self.rewards[rows].mean()), spread or 1.0)
 
 
 def words_of(episodes: Iterable[TextEpisode]) -> Iterable[str]:
@@ -152,14 +156,11 @@ def words_of(episodes: Iterable[TextEpisode]) -> Iterable[str]:
     return found
 
 
-def openings(episodes: Sequence[TextEpisode], vocabulary: Vocabulary, initial: bool) -> list[list[int]]:
-    """<task> ... <state> ... <seen>, or without the state."""
+def opening(vocabulary: Vocabulary, description: str, initial: str | None) -> list[int]:
+    """What comes before the first observation: <task> ... <state> ... <seen>, or without the state."""
     task, state, seen = (vocabulary.index(special) for special in (TASK, STATE, SEEN))
-    found = [[task, *words] for words in vocabulary.encode([one.description for one in episodes])]
-    if initial:
-        states = vocabulary.encode([one.initial for one in episodes])
-        found = [[*opening, state, *words] for opening, words in zip(found, states, strict=True)]
-    return [[*opening, seen] for opening in found]
+    words = vocabulary.encode([description, initial or ""])
+    return [task, *words[0], *([state, *words[1]] if initial is not None else []), seen]
 
 
 class TextSampler:
