@@ -341,18 +341,20 @@ def test_every_place_of_every_episode_is_drawn() -> None:
     assert seen == expected
 
 
-def test_the_initial_state_comes_before_what_is_seen() -> None:
-    shown = TextCorpus.of(episodes(), TextManifest("scienceworld", "toy"), initial=True)
-    found = text_windows(shown, np.array([3]), np.array([0]), 2)
+def test_the_initial_state_comes_before_what_is_seen_where_it_is_asked_for() -> None:
+    found = text_windows(CORPUS, np.array([3, 3]), np.array([0, 0]), 2, np.array([True, False]))
     episode = episodes()[3]
-    words = shown.vocabulary.decode(found.observations[0, 0].tolist())
-    assert words == f"{episode.description} {episode.initial} {episode.observations[0]}"
+    words = [CORPUS.vocabulary.decode(one.tolist()) for one in found.observations[:, 0]]
+    assert words[0] == f"{episode.description} {episode.initial} {episode.observations[0]}"
+    assert words[1] == f"{episode.description} {episode.observations[0]}"
 
 
-def test_an_initial_state_that_was_not_recorded_is_refused() -> None:
-    without = [replace(one, initial="") for one in episodes()]
-    with pytest.raises(UserError, match="initial state of toy/0"):
-        TextCorpus.of(without, TextManifest("scienceworld", "toy"), initial=True)
+def test_a_share_of_the_windows_is_told_the_initial_state() -> None:
+    state = CORPUS.vocabulary.index("<state>")
+    for share, expected in ((0.0, 0.0), (0.3, 0.3), (1.0, 1.0)):
+        windows = TextSampler(CORPUS, CORPUS.split("train"), 0, share).draw(0, 1000, 3)
+        told = (windows.observations[:, 0] == state).any(-1).float().mean()
+        assert float(told) == pytest.approx(expected, abs=0.05)
 
 
 def test_words_come_from_training_episodes_alone() -> None:

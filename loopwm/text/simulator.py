@@ -95,15 +95,11 @@ class TextSimulator:
         """An imagined world in which `observation` was just read.
 
         Args:
-            description: the task in words. initial: the complete initial state; for models that were shown it.
+            description: the task in words. initial: the complete initial state, which models trained with a share
+                `train.initial` of the windows know how to read.
         """
-        self._check_initial(initial)
-        before = opening(self.vocabulary, description, initial if self.model.config.text.initial else None)
+        before = opening(self.vocabulary, description, initial)
         return Scene(self, self.model.initial(1)).saw(observation, before)
-
-    def _check_initial(self, initial: str) -> None:
-        if self.model.config.text.initial and not initial:
-            raise UserError("This model was trained with the complete initial state before its eyes; give it as well.")
 
     # ---- many windows at once ----
 
@@ -183,10 +179,7 @@ class TextSimulator:
 
     def _seen(self, window: Window) -> list[np.ndarray]:
         context = window.context
-        self._check_initial(context.initial)
-        before = opening(
-            self.vocabulary, context.description, context.initial if self.model.config.text.initial else None
-        )
+        before = opening(self.vocabulary, context.description, context.initial)
         texts = [np.asarray(tokens, np.int32) for tokens in self.vocabulary.encode(context.observations)]
         return [np.concatenate([np.asarray(before, np.int32), texts[0]]), *texts[1:]]
 
