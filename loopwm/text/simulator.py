@@ -105,14 +105,23 @@ class TextSimulator:
 
     def predict(self, windows: Sequence[Window]) -> list[list[str]]:
         """The K observations of every window of the benchmark, from its context and its actions."""
+        return self.foresee_all(windows).texts
+
+    def foresee_all(self, windows: Sequence[Window]) -> Foreseen:
+        """What happens in windows, as many at once as is good."""
         # Alike in length, so that little is padded.
         order = sorted(range(len(windows)), key=lambda i: len(windows[i].context.observations))
-        found: dict[int, list[str]] = {}
-        for first in range(0, len(order), _AT_ONCE):
-            part = order[first : first + _AT_ONCE]
-            foresee = self._word_by_word if self.config.decode else self.foresee
-            found |= dict(zip(part, foresee([windows[i] for i in part]).texts, strict=True))
-        return [found[i] for i in range(len(windows))]
+        foresee = self._word_by_word if self.config.decode else self.foresee
+        parts = [
+            foresee([windows[i] for i in order[first : first + _AT_ONCE]]) for first in range(0, len(order), _AT_ONCE)
+        ]
+        back = np.argsort(order)
+        texts = [row for part in parts for row in part.texts]
+        return Foreseen(
+            [texts[i] for i in back],
+            torch.cat([part.confidence for part in parts])[back],
+            torch.cat([part.loops for part in parts])[back],
+        )
 
     @torch.no_grad()
     def foresee(self, windows: Sequence[Window]) -> Foreseen:
