@@ -14,11 +14,9 @@ pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"'
 pytest.importorskip("pyarrow", reason='text recordings need pip install "loopwm[text]"')
 pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm[text]"')
 
-from toy_text import episodes, play, record
+from toy_text import episodes, play, tiny
 
 from loopwm.cli import main
-from loopwm.model.config import LoopConfig, ModelConfig, TextConfig
-from loopwm.presets import preset
 from loopwm.text.benchmark.looping import KINDS, LoopingConfig, kind_of, looping
 from loopwm.text.benchmark.windows import TRACKS, WindowConfig, cut, sample_windows
 from loopwm.text.recording import TextManifest, write_recording
@@ -27,19 +25,12 @@ from loopwm.train.trainer import train
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A looped run and a stack, hardly trained."""
+def runs(toy_recording: Path, toy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A looped run, and a stack that has hardly learned anything."""
     folder = tmp_path_factory.mktemp("text-runs")
-    config = preset("text").config
-    text = TextConfig(encoder=1, decoder=2)
-    for system in ("looped", "stack-equal-params"):
-        model = ModelConfig(
-            system=system, width=16, heads=2, mlp_ratio=2, tokens=2, loop=LoopConfig(mu=3, phases=3), text=text
-        )
-        settings = replace(config.train, updates=10, batch=4, window=5, precision="float32", compile=False, initial=0.5)
-        data = record(folder / "toy.parquet") if system == "looped" else folder / "toy.parquet"
-        optim = replace(config.optim, lr=1e-2, warmup=2)
-        train(replace(config, data=data, model=model, train=settings, optim=optim), folder / system)
+    shutil.copytree(toy_run, folder / "looped")
+    config = tiny(toy_recording, 3)
+    train(replace(config, model=replace(config.model, system="stack-equal-params")), folder / "stack-equal-params")
     return [folder / "looped", folder / "stack-equal-params"]
 
 

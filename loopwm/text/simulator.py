@@ -182,6 +182,11 @@ class TextSimulator:
             texts, torch.cat([one.confidence for one in found], 1), torch.cat([one.loops for one in found], 1)
         )
 
+    def readable(self, action: str) -> str:
+        """As much of an action as the model can read; something unknown where there is nothing."""
+        tokens = self.vocabulary.encode([action])[0][: self.model.action.size]
+        return self.vocabulary.decode(tokens) or "?"
+
     def written(self, latents: Tensor, memory: Memory, step: Tensor) -> Written:
         """Latents (B, N, D) as texts."""
         return write(self.head, latents, memory, step, beam=self.config.beam)
