@@ -111,7 +111,23 @@ def test_what_is_hidden_is_not_read(model: WorldModel) -> None:
     first, second = unrolled(model, windows, visible), unrolled(model, replace(windows, observations=changed), visible)
     assert torch.equal(first.latents, second.latents)
     assert torch.equal(first.memory.tokens, second.memory.tokens)
-    assert int(first.memory.step.max()) == 1
+    # Two observations with the opening, and five actions, of which each is known when its outcome is asked for.
+    texts = [len(windows.observations[row, k].nonzero()) for row in range(6) for k in range(2)]
+    acts = int((windows.actions != 0).sum())
+    assert len(first.memory.tokens) == sum(texts) + acts
+
+
+@torch.no_grad()
+def test_a_name_that_stands_in_the_action_can_be_copied() -> None:
+    """Words of a_k may be pointed to when o_{k+1} is written, and those of a_{k+1} may not."""
+    windows, visible = sample(), torch.ones(6, 5, dtype=torch.bool)
+    head = make().observation_head
+    assert isinstance(head, TextHead)
+    found = unrolled(make(), windows, visible)
+    acted = found.memory.tokens == windows.actions[0, 2, 0]
+    assert acted.any()
+    steps = set(found.memory.step[acted][: int(found.memory.window[0])].tolist())
+    assert 2 in steps
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loopwm.errors import UserError
 from loopwm.model.config import ExitConfig
-from loopwm.model.text.encoders import Memory, TextEncoder
+from loopwm.model.text.encoders import Memory, TextActionEncoder, TextEncoder
 from loopwm.model.text.head import TextHead
 from loopwm.model.text.writing import Written, write
 from loopwm.model.trace import Trace
@@ -72,13 +72,15 @@ class TextSimulator:
     """
 
     def __init__(self, model: WorldModel, config: SimulatorConfig | None = None) -> None:
-        encoder, head = model.encoder, model.observation_head
-        if not isinstance(encoder, TextEncoder) or not isinstance(head, TextHead):
+        encoder, acting, head = model.encoder, model.action_encoder, model.observation_head
+        if not (
+            isinstance(encoder, TextEncoder) and isinstance(acting, TextActionEncoder) and isinstance(head, TextHead)
+        ):
             raise UserError(
                 f"This model observes a {model.observation.kind}, not text; a text world is learned with: "
                 "loopwm train text --data FILE.parquet"
             )
-        self.model, self.encoder, self.head = model.eval(), encoder, head
+        self.model, self.encoder, self.acting, self.head = model.eval(), encoder, acting, head
         self.config = config or SimulatorConfig()
         self.model.exit_rule(self.config.exit)
         self.vocabulary = Vocabulary(model.observation.names)
@@ -135,14 +137,16 @@ class TextSimulator:
         observations = padded(_even(seen)).to(self.device)
         actions = padded(_even(done)).to(self.device)
         causes = torch.cat([torch.zeros_like(actions[:, :1]), actions], 1)[:, : observations.shape[1]]
-        e, memory = self.encoder.window(observations, causes)
+        e, read = self.encoder.window(observations, causes)
+        u, said = self.acting.window(actions)
+        memory = read.and_also(said)
         trace = Trace()
         h, latents = self.model.initial(len(windows)), []
         for k in range(actions.shape[1]):
             shown = (k <= now)[:, None, None]
             embedding = e[:, k] * shown if k < e.shape[1] else torch.zeros_like(h)
-            h = self.model.step(
-                h, actions[:, k], embedding, num_loops=self.config.num_loops, exit=self.config.exit, trace=trace
+            h = self.model.advance(
+                h, u[:, k], embedding, num_loops=self.config.num_loops, exit=self.config.exit, trace=trace
             )
             latents.append(h)
         path, rows = torch.stack(latents, 1), torch.arange(len(windows), device=self.device)
@@ -242,7 +246,7 @@ class Scene:
 
     Attributes:
         h: (1, N, D), the latent after the last action.
-        memory: what was read so far. step: actions so far.
+        memory: what was read and done so far. step: actions so far.
         unread: e (1, N, D) of what was read since the last action; None after an imagined one.
         action: the words (1, A) of the last action.
     """
@@ -260,12 +264,13 @@ class Scene:
         own = self.simulator
         tokens = torch.from_numpy(own._actions([action])[0])[None].to(own.device)
         trace = Trace()
-        h = own.model.step(
-            self.h, tokens, self.unread, num_loops=own.config.num_loops, exit=own.config.exit, trace=trace
+        u, said = own.acting.window(tokens[:, None])
+        h = own.model.advance(
+            self.h, u[:, 0], self.unread, num_loops=own.config.num_loops, exit=own.config.exit, trace=trace
         )
         assert self.memory is not None
-        now = torch.tensor([self.step], device=own.device)
-        written = own.written(h, self.memory, now)
+        memory = self.memory.and_also(replace(said, step=said.step + self.step))
+        written = own.written(h, memory, torch.tensor([self.step], device=own.device))
         answer = Answer(
             observation=own.vocabulary.decode(written.tokens[0].tolist()),
             confidence=float(written.log_probability.exp()),
@@ -273,7 +278,7 @@ class Scene:
             goes_on=float(own.model.continue_head(h).sigmoid()),
             loops=int(trace.loops) if own.model.core.loopable else None,
         )
-        after = Scene(own, h, self.memory, self.step + 1, None, tokens)
+        after = Scene(own, h, memory, self.step + 1, None, tokens)
         return (after.saw(answer.observation) if own.config.decode else after), answer
 
     @torch.no_grad()
@@ -285,15 +290,5 @@ class Scene:
         causes = torch.zeros_like(tokens[..., :1]) if self.action is None else self.action[:, None]
         e, seen = own.encoder.window(tokens, causes)
         seen = replace(seen, step=seen.step + self.step)
-        memory = seen if self.memory is None else joined(self.memory, seen)
+        memory = seen if self.memory is None else self.memory.and_also(seen)
         return replace(self, memory=memory, unread=e[:, 0])
-
-
-def joined(first: Memory, second: Memory) -> Memory:
-    """What was read in one and the same window, earlier and later."""
-    return Memory(
-        torch.cat([first.states, second.states]),
-        torch.cat([first.tokens, second.tokens]),
-        torch.cat([first.step, second.step]),
-        first.window + second.window,
-    )
