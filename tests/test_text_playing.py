@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv
 
@@ -16,9 +17,11 @@ import loopwm
 from loopwm.cli import main
 from loopwm.envs.imagined_text import ImaginedTextConfig, TextWorldModelEnv
 from loopwm.errors import UserError
-from loopwm.text.playing import Player, game_of
+from loopwm.text.playing import Player, recorded_beginning
 from loopwm.text.recording import read_recording
 from loopwm.text.simulator import TextSimulator
+from loopwm.train import published
+from loopwm.train.checkpoint import NAME
 
 # ---- in the terminal ----
 
@@ -40,29 +43,28 @@ def test_a_game_is_played_from_the_keyboard(
 
 
 def test_what_was_recorded_stands_beside_what_is_imagined(toy_run: Path) -> None:
-    episode = game_of(toy_run, game="toy/44")
-    player = Player(TextSimulator.from_run(toy_run), episode, against=True, initial=False)
+    game = recorded_beginning(toy_run, game="toy/44")
+    player = Player(TextSimulator.from_run(toy_run), game, against=True, initial=False)
     assert player.opening().startswith("toy/44 (Find, validation)")
-    for step in range(episode.length):
+    for step, (action, true) in enumerate(zip(game.actions, game.observations, strict=True)):
         lines = player.take("").splitlines()
-        same = lines[1] == episode.observations[step + 1]
-        assert lines[0] == f"> {episode.actions[step]}"
-        assert lines[-1] == ("  [as recorded]" if same else f"  [recorded: {episode.observations[step + 1]}]")
+        assert lines[0] == f"> {action}"
+        assert lines[-1] == ("  [as recorded]" if lines[1] == true else f"  [recorded: {true}]")
         memory = player.moments[-1][0].memory
         assert memory is not None and int(memory.step.max()) == step + 1
     assert "Nothing was recorded from here on" in player.take("")
 
 
 def test_off_the_recorded_path_nothing_is_said_of_the_recording(toy_run: Path) -> None:
-    episode = game_of(toy_run)
-    player = Player(TextSimulator.from_run(toy_run), episode, against=True, initial=False)
-    other = next(action for action in ("go", "look", "open box") if action != episode.actions[0])
+    game = recorded_beginning(toy_run)
+    player = Player(TextSimulator.from_run(toy_run), game, against=True, initial=False)
+    other = next(action for action in ("go", "look", "open box") if action != game.actions[0])
     assert "recorded" not in player.take(other)
-    assert "recorded" not in player.take(episode.actions[1])
+    assert "recorded" not in player.take(game.actions[1])
 
 
 def test_what_cannot_be_read_is_said_and_the_game_goes_on(toy_run: Path) -> None:
-    player = Player(TextSimulator.from_run(toy_run), game_of(toy_run), against=False, initial=True)
+    player = Player(TextSimulator.from_run(toy_run), recorded_beginning(toy_run), against=False, initial=True)
     assert "reads actions of 1 to" in player.take("go " * 100)
     assert len(player.moments) == 1
 
@@ -70,9 +72,38 @@ def test_what_cannot_be_read_is_said_and_the_game_goes_on(toy_run: Path) -> None
 def test_a_game_that_was_not_recorded_is_refused(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["imagine", str(toy_run), "--game", "toy/444"]) == 2
     assert "There is no game 'toy/444'" in capsys.readouterr().err
-    episode = replace(game_of(toy_run), initial="")
+    game = replace(recorded_beginning(toy_run), initial="")
     with pytest.raises(UserError, match="was not recorded"):
-        Player(TextSimulator.from_run(toy_run), episode, against=False, initial=True)
+        Player(TextSimulator.from_run(toy_run), game, against=False, initial=True)
+    with pytest.raises(UserError, match="Nothing was recorded to compare"):
+        Player(TextSimulator.from_run(toy_run), replace(game, actions=()), against=True, initial=False)
+
+
+# ---- models that come with loopwm ----
+
+
+def test_a_published_model_is_loaded_by_its_name_and_played(
+    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "card.md").write_text("# A toy")
+    words = [str(toy_run), str(tmp_path / "weights" / "toy-small"), "--card", str(tmp_path / "card.md")]
+    assert published.main(words) == 0
+    assert published.main(words) == 2
+    assert (tmp_path / "weights" / "toy-small" / "README.md").read_text() == "# A toy"
+    small = tmp_path / "weights" / "toy-small" / NAME
+    assert small.stat().st_size < (toy_run / NAME).stat().st_size / 5
+    monkeypatch.setattr(published, "__file__", str(tmp_path / "loopwm" / "train" / "published.py"))
+    with pytest.raises(UserError, match="There is no checkpoint"):
+        loopwm.load("toy-large")
+    whole, rounded = loopwm.load(toy_run).state_dict(), loopwm.load("toy-small").state_dict()
+    for name, value in whole.items():
+        assert rounded[name].dtype == value.dtype
+        assert torch.allclose(rounded[name], value, rtol=2**-8, atol=1e-30, equal_nan=True), name
+    capsys.readouterr()
+    said = type_in(monkeypatch, capsys, ["toy-small", "--observation", "You are in the kitchen."], "open box\n")
+    assert "You are in the kitchen." in said and "% sure of these words" in said
+    assert main(["imagine", "toy-small"]) == 2
+    assert "say how a game begins with --observation" in capsys.readouterr().err
 
 
 # ---- as an environment ----

@@ -25,6 +25,10 @@ class Imagine:
     """The text recording to take a game from; what the run was trained on when left out."""
     game: str | None = None
     """The game to begin as, such as `boil/12`; a held-out one when left out."""
+    observation: str | None = None
+    """Begin with this text instead of a recorded game."""
+    description: str = ""
+    """The task, where a game begins with --observation."""
     against_real: Annotated[bool, FlagCreatePairsOff] = False
     """Show beside every answer what the recorded episode says, as long as its actions are taken, and let the model go
     on from that."""
@@ -38,12 +42,15 @@ def main(words: list[str]) -> None:
     arguments = parse(Imagine, words, "imagine")
     from rich.console import Console
 
-    from loopwm.text.playing import Player, game_of
+    from loopwm.text.playing import Beginning, Player, recorded_beginning
     from loopwm.text.simulator import TextSimulator
 
     simulator = TextSimulator.from_run(arguments.run, arguments.settings)
-    episode = game_of(arguments.run, arguments.data, arguments.game)
-    player = Player(simulator, episode, arguments.against_real, arguments.initial)
+    if arguments.observation is not None:
+        game = Beginning(arguments.observation, arguments.description)
+    else:
+        game = recorded_beginning(arguments.run, arguments.data, arguments.game)
+    player = Player(simulator, game, arguments.against_real, arguments.initial)
     console = Console(highlight=False)
     console.print(player.opening(), markup=False)
     while True:

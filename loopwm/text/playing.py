@@ -3,30 +3,57 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from pathlib import Path
 
 from loopwm.errors import UserError
-from loopwm.text.recording import TextEpisode, read_recording
+from loopwm.text.recording import read_recording
 from loopwm.text.simulator import Answer, Scene, TextSimulator
 from loopwm.train.journal import read_config
 
 
-def game_of(run: Path | str, data: Path | None = None, game: str | None = None) -> TextEpisode:
-    """The recorded episode that a game begins as: the one of that name, or else a held-out one.
+@dataclass(frozen=True)
+class Beginning:
+    """How a game begins, and how it went when it was recorded.
+
+    Attributes:
+        observation: o_0. description: the task. initial: the complete initial state, or empty.
+        title: what game it is. actions, observations: a_0 ... and o_1 ..., if it was recorded.
+    """
+
+    observation: str
+    description: str = ""
+    initial: str = ""
+    title: str = ""
+    actions: tuple[str, ...] = ()
+    observations: tuple[str, ...] = ()
+
+
+def recorded_beginning(run: Path | str, data: Path | None = None, game: str | None = None) -> Beginning:
+    """The recorded game of that name, or else a held-out one, of `data` or of what `run` was trained on.
 
     Raises:
         UserError: no recording, or no such game in it; near names are suggested.
     """
-    path = data or read_config(Path(run) / "config.yaml").data
+    settings = Path(run) / "config.yaml"
+    if data is None and not settings.is_file():
+        raise UserError(f"Nothing was recorded beside {run}; say how a game begins with --observation, or give --data.")
+    path = data or read_config(settings).data
     episodes = read_recording(path)[1]
-    if game is None:
-        return next((one for one in episodes if one.split == "validation"), episodes[0])
-    for one in episodes:
-        if one.game == game:
-            return one
-    near = difflib.get_close_matches(game, {one.game for one in episodes}, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"it begins with {episodes[0].game}."
-    raise UserError(f"There is no game '{game}' in {path}; {hint}")
+    held_out = next((one for one in episodes if one.split == "validation"), episodes[0])
+    chosen = held_out if game is None else next((one for one in episodes if one.game == game), None)
+    if chosen is None:
+        near = difflib.get_close_matches(str(game), {one.game for one in episodes}, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it begins with {episodes[0].game}."
+        raise UserError(f"There is no game '{game}' in {path}; {hint}")
+    return Beginning(
+        chosen.observations[0],
+        chosen.description,
+        chosen.initial,
+        f"{chosen.game} ({chosen.task_type}, {chosen.split})",
+        chosen.actions,
+        chosen.observations[1:],
+    )
 
 
 class Player:
@@ -38,18 +65,20 @@ class Player:
         initial: show the complete initial state.
     """
 
-    def __init__(self, simulator: TextSimulator, episode: TextEpisode, against: bool, initial: bool) -> None:
-        if initial and not episode.initial:
-            raise UserError(f"The initial state of {episode.game} was not recorded; leave --initial out.")
-        self.episode, self.against = episode, against
-        begun = simulator.begin(episode.observations[0], episode.description, episode.initial if initial else "")
+    def __init__(self, simulator: TextSimulator, game: Beginning, against: bool, initial: bool) -> None:
+        if initial and not game.initial:
+            raise UserError(f"The initial state of {game.title or 'this game'} was not recorded; leave --initial out.")
+        if against and not game.actions:
+            raise UserError("Nothing was recorded to compare with; leave --against-real out.")
+        self.game, self.against = game, against
+        begun = simulator.begin(game.observation, game.description, game.initial if initial else "")
         # With each moment whether it is still on the recorded path.
         self.moments: list[tuple[Scene, bool]] = [(begun, True)]
 
     def opening(self) -> str:
         """What is known at the start."""
-        own = self.episode
-        return f"{own.game} ({own.task_type}, {own.split})\n{own.description}\n\n{own.observations[0]}"
+        own = self.game
+        return "\n".join([*filter(None, (own.title, own.description)), "", own.observation])
 
     def take(self, line: str) -> str:
         """Act, or go back, and say what happens."""
@@ -60,7 +89,7 @@ class Player:
             return "Back one action."
         scene, recorded = self.moments[-1]
         step = len(self.moments) - 1
-        following = self.episode.actions[step] if recorded and step < self.episode.length else None
+        following = self.game.actions[step] if recorded and step < len(self.game.actions) else None
         if not line and following is None:
             return "Nothing was recorded from here on; type an action."
         action = line or str(following)
@@ -72,7 +101,7 @@ class Player:
         said += [answer.observation, f"  [{margin(answer)}]"]
         recorded = action == following
         if recorded and self.against:
-            true = self.episode.observations[step + 1]
+            true = self.game.observations[step]
             same = " ".join(true.split()) == answer.observation
             said += ["  [as recorded]" if same else f"  [recorded: {' '.join(true.split())}]"]
             scene = scene.saw(true)

@@ -26,6 +26,7 @@ from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.gate import Gate, GateConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.spaces import ActionSpec, ObservationSpec
+from loopwm.train.published import folders as published
 
 FORMAT = 1
 NAME = "checkpoint.safetensors"
@@ -245,7 +246,7 @@ def load(run: str | Path, weights: str = "ema", device: str | torch.device = "cp
     The `ema` weights come with their gate and their calibrated exit, where the run has them.
 
     Args:
-        run: a run folder, or a checkpoint file.
+        run: a run folder, a checkpoint file, or the name of a model that comes with loopwm.
         weights: `ema`, the averaged weights used for every reported number, or `model`, the last ones.
 
     Raises:
@@ -254,6 +255,8 @@ def load(run: str | Path, weights: str = "ema", device: str | torch.device = "cp
     if weights not in ("ema", "model"):
         raise UserError(f"weights must be 'ema' or 'model', got '{weights}'.")
     path = Path(run)
+    if not path.exists() and str(run) in (known := published()):
+        path = known[str(run)]
     path = path if path.is_file() else path / NAME
     checkpoint = read_checkpoint(path, (weights + ".", "gate."), device)
     model = checkpoint.restore(checkpoint.blueprint.build().to(device), weights).eval()
