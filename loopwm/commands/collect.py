@@ -10,9 +10,11 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from loopwm.commands import collect_text
 from loopwm.commands.arguments import parse
 from loopwm.data.config import CollectConfig
 from loopwm.progress import TerminalProgress
+from loopwm.text.worlds.registry import TEXT_WORLDS
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Collect(CollectConfig):
     """Record episodes of a world, or of any Gymnasium environment, into one HDF5 file.
 
     loopwm collect gym:CartPole-v1 --steps 100000. The file appears when it is complete. It depends on the seed, and not
-    on the number of workers."""
+    on the number of workers. Text worlds have options of their own: loopwm collect scienceworld --help."""
 
     world: Annotated[Positional[str], arg(metavar="[WORLD]")] = CollectConfig.world
     """Name of the world, gym:ID, or dmc:DOMAIN-TASK."""
@@ -30,6 +32,9 @@ class Collect(CollectConfig):
 
 def main(words: list[str]) -> None:
     """Parse, record, print."""
+    if words and words[0] in TEXT_WORLDS:
+        collect_text.main(words[0], words[1:])
+        return
     arguments = parse(Collect, words, "collect")
     config = CollectConfig(**{one.name: getattr(arguments, one.name) for one in fields(CollectConfig)})
     # As with `python script.py`: modules here can be imported, for policies and environments of one's own.

@@ -51,8 +51,10 @@ class ScienceWorldConfig:
     Attributes:
         tasks: names of tasks, or patterns such as `melt*`; all thirty when left out.
         without: names or patterns of tasks to leave out.
-        train, validation, test: variations of each task from the official split, at most; a larger sample holds the
-            smaller one.
+        train: variations of each task from the official training split, at most; a larger sample holds the smaller
+            one.
+        validation: the same from the official development split.
+        test: the same from the official test split.
         noise: how often the actor `noisy` takes a random action, in [0, 1).
         initial: record the complete initial state of every game, which takes a second more.
         patience: seconds after which a game that is not finished is given up.
@@ -83,7 +85,7 @@ class ScienceWorld:
     """A `TextWorld` with up to two simulators: the one played in, and one that is asked about the same variation."""
 
     name = NAME
-    packages = ("scienceworld", "py4j")
+    packages: tuple[str, ...] = ("scienceworld", "py4j")
 
     def __init__(self, config: ScienceWorldConfig | None = None) -> None:
         self.config = config or ScienceWorldConfig()
