@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import random
+import re
 import shutil
 import subprocess
 import threading
@@ -18,7 +19,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from loopwm.errors import LoopwmError, UserError
-from loopwm.text.recording import TextEpisode
+from loopwm.text.recording import SPLITS, TextEpisode
 
 NAME = "scienceworld"
 ACTORS = ("gold", "noisy")
@@ -55,6 +56,7 @@ class ScienceWorldConfig:
             one.
         validation: the same from the official development split.
         test: the same from the official test split.
+        fewer: exceptions, `PATTERN=TRAIN/VALIDATION/TEST`, such as `*genetics*=12/6/6`; the last that fits a task counts.
         noise: how often the actor `noisy` takes a random action, in [0, 1).
         initial: record the complete initial state of every game, which takes a second more.
         patience: seconds after which a game that is not finished is given up.
@@ -65,6 +67,7 @@ class ScienceWorldConfig:
     train: int = 30
     validation: int = 10
     test: int = 10
+    fewer: tuple[str, ...] = ()
     noise: float = 0.25
     initial: bool = True
     patience: float = 600.0
@@ -79,6 +82,20 @@ class ScienceWorldConfig:
             raise UserError(f"noise must be in [0, 1), got {self.noise}: the gold path has to be followed at times.")
         if not self.patience > 0:
             raise UserError(f"patience must be positive, got {self.patience}.")
+        for exception in self.fewer:
+            if not re.fullmatch(r"[^=]+=\d+/\d+/\d+", exception):
+                raise UserError(
+                    f"fewer takes PATTERN=TRAIN/VALIDATION/TEST, such as '*genetics*=12/6/6', and got '{exception}'."
+                )
+
+    def counts(self, task: str) -> dict[str, int]:
+        """How many variations of a task are asked for, by split."""
+        counts = [self.train, self.validation, self.test]
+        for exception in self.fewer:
+            pattern, _, numbers = exception.partition("=")
+            if fnmatchcase(task, pattern):
+                counts = [int(number) for number in numbers.split("/")]
+        return dict(zip(SPLITS, counts, strict=True))
 
 
 class ScienceWorld:
@@ -103,10 +120,10 @@ class ScienceWorld:
             drawn = []
             for number, task in enumerate(chosen_tasks(known, self.config)):
                 server.load(task, 0, "", False)
+                counts = self.config.counts(task)
                 for order, (split, getter) in enumerate(_GETTERS.items()):
                     names = [f"{split}/{task}/{variation}" for variation in getattr(server, getter)()]
-                    count = getattr(self.config, split)
-                    drawn += [(k, number, order, name) for k, name in enumerate(shuffled(names)[:count])]
+                    drawn += [(k, number, order, name) for k, name in enumerate(shuffled(names)[: counts[split]])]
         return [name for *_, name in sorted(drawn)]
 
     def play(self, game: str, actor: str, seed: int) -> TextEpisode:
@@ -238,7 +255,7 @@ def chosen_tasks(known: list[str], config: ScienceWorldConfig) -> list[str]:
     Raises:
         UserError: a name or pattern fits no task, or none is left.
     """
-    for pattern in (*config.tasks, *config.without):
+    for pattern in (*config.tasks, *config.without, *(one.partition("=")[0] for one in config.fewer)):
         if not any(fnmatchcase(task, pattern) for task in known):
             near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(known)}."
