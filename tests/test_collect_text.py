@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import subprocess
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from loopwm.errors import LoopwmError
-from loopwm.text.collect import TextCollectConfig, collect_text, job_seed
+from loopwm.errors import LoopwmError, UserError
+from loopwm.text.collect import TextCollectConfig, collect_text, job_seed, journal_of
+from loopwm.text.journal import Journal
 from loopwm.text.recording import TextEpisode, read_recording
 
 pytest.importorskip("pyarrow", reason="text recordings are Parquet files")
@@ -109,3 +113,156 @@ def test_an_episode_does_not_depend_on_which_others_are_recorded(tmp_path: Path)
     assert few == [many[2], many[6]]
     assert len({one.seed for one in many}) == len(many) == 16
     assert job_seed(0, "g", "a", 0) != job_seed(1, "g", "a", 0)
+
+
+def test_a_process_that_dies_once_costs_nothing(tmp_path: Path) -> None:
+    record(tmp_path / "calm.parquet")
+    (tmp_path / "trips").mkdir()
+    done, _ = record(tmp_path / "tripped.parquet", Corridor(trips=tmp_path / "trips"))
+    assert (tmp_path / "trips" / "tripped").exists()
+    assert done.left_out == ()
+    assert done.manifest.digest == read_recording(tmp_path / "calm.parquet")[0].digest
+
+
+def test_games_that_fail_twice_are_left_out_and_named(tmp_path: Path) -> None:
+    world = Corridor(dies=(1,), raises=(3,), gives_up=(4,))
+    done, calls = record(tmp_path / "out.parquet", world, workers=2)
+    assert sorted((one.job.game, one.reason) for one in done.left_out) == [
+        ("train/walk/1", "The process playing it died (exit code 7)."),
+        ("train/walk/3", "ZeroDivisionError: the corridor has no end"),
+        ("train/walk/4", "train/walk/4 has no door."),
+    ]
+    assert done.episodes == 3 and calls[-1] == (6, 6)
+    assert [one.game for one in read_recording(tmp_path / "out.parquet")[1]] == ["walk/0", "walk/2", "walk/5"]
+
+
+def test_a_world_in_which_everything_fails_stops_the_recording(tmp_path: Path) -> None:
+    with pytest.raises(
+        LoopwmError, match=r"None of the 2 episodes could be recorded: train/walk/1 has no door"
+    ) as all_:
+        record(tmp_path / "out.parquet", Corridor(2, gives_up=(0, 1)))
+    assert all_.value.exit_code == 1
+    world = Corridor(40, gives_up=tuple(range(1, 40)))
+    with pytest.raises(LoopwmError, match=r"12 episodes in a row .* train/walk/12 .*; the 1 finished ones are kept"):
+        record(tmp_path / "more.parquet", world)
+    assert journal_of(tmp_path / "more.parquet").exists() and not (tmp_path / "more.parquet").exists()
+
+
+LONG_RECORDING = """
+import sys
+from functools import partial
+from pathlib import Path
+from test_collect_text import Corridor, record
+
+if __name__ == "__main__":
+    record(Path(sys.argv[1]), Corridor(games_count=40, pause=0.05), workers=int(sys.argv[2]), actors=("a", "b"))
+"""
+
+
+def start(folder: Path, workers: int) -> subprocess.Popen[str]:
+    """A recording that takes a few seconds, in a session of its own."""
+    (folder / "script.py").write_text(LONG_RECORDING)
+    search = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    return subprocess.Popen(
+        [sys.executable, str(folder / "script.py"), str(folder / "out.parquet"), str(workers)],
+        env=os.environ | {"PYTHONPATH": search},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_lines(path: Path, count: int, patience: float = 60.0) -> None:
+    """Until so many episodes are in the journal."""
+    deadline = time.monotonic() + patience
+    while not path.exists() or path.read_bytes().count(b"\n") <= count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def session_is_empty(session: int, patience: float = 15.0) -> bool:
+    """Wait until no process of the session is left."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(session, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX")
+def test_a_recording_that_is_killed_and_stopped_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    out, journal = tmp_path / "out.parquet", tmp_path / "out.parquet.part"
+    killed = start(tmp_path, workers=2)
+    wait_for_lines(journal, 3)
+    killed.kill()
+    killed.communicate()
+    assert session_is_empty(killed.pid)
+    # A kill may come in the middle of a line.
+    with journal.open("ab") as file:
+        file.write(b"77 eJwr")
+    kept = journal.read_bytes().count(b"\n") - 1
+
+    stopped = start(tmp_path, workers=1)
+    wait_for_lines(journal, kept + 3)
+    os.killpg(stopped.pid, signal.SIGINT)
+    assert "KeyboardInterrupt" in stopped.communicate(timeout=60)[1]
+    assert session_is_empty(stopped.pid)
+    assert not out.exists() and journal.read_bytes().endswith(b"\n")
+
+    before = journal.read_bytes().count(b"\n") - 1
+    done, calls = record(out, Corridor(games_count=40), actors=("a", "b"))
+    assert calls[0] == (before, 80) and kept + 3 <= before < 80
+    fresh, _ = record(tmp_path / "fresh.parquet", Corridor(games_count=40), workers=2, actors=("a", "b"))
+    assert done.manifest.digest == fresh.manifest.digest
+    assert not journal.exists()
+
+
+def leave_journal(out: Path) -> Path:
+    """What a stopped recording leaves."""
+    with pytest.raises(LoopwmError):
+        record(out, Corridor(40, gives_up=tuple(range(3, 40))))
+    return journal_of(out)
+
+
+def test_damaged_and_foreign_journals_are_refused_and_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    journal = leave_journal(out)
+    content = journal.read_bytes()
+    with pytest.raises(UserError, match=r"holds the beginning of another recording .loopwm collect corridor"):
+        record(out, Corridor(games_count=3))
+    lines = content.splitlines(keepends=True)
+    for damaged in (lines[2][:40] + b"\n", b"nonsense\n", lines[2].replace(b" ", b" A", 1)):
+        journal.write_bytes(lines[0] + lines[1] + damaged + lines[3])
+        with pytest.raises(UserError, match=r"Line 3 of .*out.parquet.part is damaged; remove the file"):
+            record(out, Corridor(games_count=40))
+        assert journal.read_bytes() == lines[0] + lines[1] + damaged + lines[3]
+    journal.write_bytes(content)
+    assert record(out, Corridor(games_count=40))[0].episodes == 40
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file locks are POSIX")
+def test_two_processes_do_not_write_one_recording(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "out.parquet.part", "this one")
+    with pytest.raises(UserError, match="Another process is recording into"):
+        Journal(tmp_path / "out.parquet.part", "this one")
+    journal.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_requests_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "out.parquet").write_text("precious")
+    with pytest.raises(UserError, match="already exists and is not overwritten; choose another --out"):
+        record(tmp_path / "out.parquet")
+    assert (tmp_path / "out.parquet").read_text() == "precious"
+    with pytest.raises(UserError, match="corridor has no game"):
+        record(tmp_path / "none.parquet", Corridor(games_count=0))
+    with pytest.raises(UserError, match="Nobody plays"):
+        record(tmp_path / "none.parquet", actors=())
+    for name, value in (("workers", 0), ("episodes", 0), ("seed", -1)):
+        with pytest.raises(UserError, match=name):
+            replace(TextCollectConfig(), **{name: value})
+    with pytest.raises(UserError, match="twice: a b a"):
+        TextCollectConfig(actors=("a", "b", "a"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import sys
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ from tyro.conf import Positional, arg
 from loopwm.commands import collect_text
 from loopwm.commands.arguments import parse
 from loopwm.data.config import CollectConfig
+from loopwm.errors import UserError
 from loopwm.progress import TerminalProgress
 from loopwm.text.worlds.registry import TEXT_WORLDS
 
@@ -44,6 +46,7 @@ def main(words: list[str]) -> None:
     from loopwm.data.collect import collect
     from loopwm.data.store import Store
 
+    refuse_text_world(arguments.world)
     with TerminalProgress("recording", "transition" if config.steps else "episode") as progress:
         collect(config, out, progress.advance)
     with Store.open(out) as store:
@@ -52,6 +55,21 @@ def main(words: list[str]) -> None:
             f"Recorded {store.num_episodes} episodes of {config.world} with {store.num_transitions} transitions: {out}"
         )
     print(f"next: loopwm train {preset}--data {shlex.quote(str(out))}")
+
+
+def refuse_text_world(name: str) -> None:
+    """Say how to record a text world whose name is misspelt, or not the first word.
+
+    Raises:
+        UserError: `name` is meant to be one.
+    """
+    from loopwm.envs.registry import world_names
+
+    if name in TEXT_WORLDS:
+        raise UserError(f"The name of a text world comes first, before its options: loopwm collect {name} ...")
+    near = difflib.get_close_matches(name, (*TEXT_WORLDS, *world_names()), n=1)
+    if near and near[0] in TEXT_WORLDS and name not in world_names():
+        raise UserError(f"There is no world called '{name}'; did you mean '{near[0]}'?")
 
 
 def file_name(world: str) -> str:

@@ -15,7 +15,7 @@ from loopwm.errors import LoopwmError, UserError
 from loopwm.files import refuse_existing
 from loopwm.text.crew import Crew, Job, LeftOut, MakeWorld
 from loopwm.text.journal import Journal
-from loopwm.text.recording import TextManifest, write_recording
+from loopwm.text.recording import TextManifest, parquet, write_recording
 
 _HOPELESS = 12
 """Episodes in a row that fail before the recording gives up: so many have a common cause."""
@@ -79,12 +79,15 @@ def collect_text(
         progress: called with (episodes done, episodes in total) after each, and once at the start.
 
     Raises:
-        UserError: `out` exists, what is in the journal is another recording or damaged, or the world cannot be made.
+        UserError: `out` exists, pyarrow is missing, the journal is another recording's or damaged, or the world cannot
+            be made.
         LoopwmError: nothing could be recorded, or the disk refused.
         KeyboardInterrupt: stopped, after an episode; what is done is kept.
     """
     out, advance = Path(out), progress or (lambda done, total: None)
     refuse_existing(out, "choose another --out or remove it")
+    # Asked for now: it is needed at the end, hours from here.
+    parquet()
     if not config.actors:
         raise UserError("Nobody plays: name at least one of the world's actors.")
     with contextlib.closing(make()) as world:

@@ -42,6 +42,10 @@ class LeftOut:
     reason: str
 
 
+class _Refused(Exception):
+    """The world cannot be made, for a reason that is the user's to mend."""
+
+
 @dataclass
 class _Player:
     process: BaseProcess
@@ -63,7 +67,7 @@ class Crew:
         self._context = multiprocessing.get_context("spawn")
 
     def play(self, jobs: list[Job]) -> Generator[tuple[Job, TextEpisode] | LeftOut, None, None]:
-        """Every job, as it gets done. One that fails is tried once more, in a new world of a new process.
+        """Every job, as it gets done. One that fails is tried once more, in a new world.
 
         Raises:
             UserError: the worlds cannot be made.
@@ -101,18 +105,18 @@ class Crew:
             said = player.pipe.recv()
         except (EOFError, OSError):
             player.process.join()
-            said = f"The process playing it died (exit code {player.process.exitcode})."
+            said = LoopwmError(f"The process playing it died (exit code {player.process.exitcode}).")
+            _end(player)
+            fresh = self._start()
+            player.process, player.pipe = fresh.process, fresh.pipe
         if isinstance(said, TextEpisode):
             return job, said
-        if isinstance(said, UserError):
-            raise said
-        _end(player)
-        fresh, tries = self._start(), player.tries
-        player.process, player.pipe = fresh.process, fresh.pipe
-        if tries:
-            return LeftOut(job, said)
+        if isinstance(said, _Refused):
+            raise UserError(str(said))
+        if player.tries:
+            return LeftOut(job, str(said))
+        player.tries += 1
         _hand_over(player, job)
-        player.tries = tries + 1
         return None
 
     def _start(self) -> _Player:
@@ -150,22 +154,29 @@ def _perform(make: MakeWorld, pipe: Connection) -> None:
     # As an exception, so that the world is closed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     end_with_parent()
+    world: TextWorld | None = None
     try:
-        world = make()
-    except UserError as error:
-        pipe.send(error)
-        return
-    with contextlib.closing(world), contextlib.suppress(EOFError, OSError):
         while True:
-            job: Job = pipe.recv()
-            pipe.send(_play(world, job))
+            world, said = _attempt(make, world, pipe.recv())
+            pipe.send(said)
+    except (EOFError, OSError):
+        return
+    finally:
+        if world is not None:
+            world.close()
 
 
-def _play(world: TextWorld, job: Job) -> TextEpisode | UserError | str:
+def _attempt(make: MakeWorld, world: TextWorld | None, job: Job) -> tuple[TextWorld | None, TextEpisode | Exception]:
+    """The world, None when it is not to be used any more, and the episode or what went wrong."""
+    if world is None:
+        try:
+            world = make()
+        except UserError as error:
+            return None, _Refused(str(error))
     try:
-        return world.play(job.game, job.actor, job.seed)
-    except LoopwmError as error:
-        return str(error)
+        return world, world.play(job.game, job.actor, job.seed)
     # A simulator fails in any way it likes; what it says belongs into the sentence about the episode.
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        with contextlib.suppress(Exception):
+            world.close()
+        return None, LoopwmError(str(error) if isinstance(error, LoopwmError) else f"{type(error).__name__}: {error}")

@@ -113,7 +113,7 @@ def write_recording(path: Path, episodes: Iterable[TextEpisode], manifest: TextM
         UserError: `path` exists, or there is no episode.
         LoopwmError: the disk refused.
     """
-    pq = _parquet()
+    pq = parquet()
     refuse_existing(path, "choose another path or remove it")
     table = _table(list(episodes))
     manifest = replace(manifest, digest=_digest(table))
@@ -128,7 +128,7 @@ def read_recording(path: Path) -> tuple[TextManifest, list[TextEpisode]]:
     Raises:
         UserError: missing, not such a recording, of another version, or damaged.
     """
-    pq, path = _parquet(), Path(path)
+    pq, path = parquet(), Path(path)
     if not path.is_file():
         raise UserError(f"There is no recording at {path}; record one with: loopwm collect textworld --out {path}")
     try:
@@ -156,7 +156,7 @@ def is_recording(path: Path) -> bool:
     if path.suffix != ".parquet":
         return False
     try:
-        return KEY in (_parquet().read_schema(path).metadata or {})
+        return KEY in (parquet().read_schema(path).metadata or {})
     except (OSError, ValueError, UserError):
         return False
 
@@ -242,7 +242,17 @@ def _digest(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _parquet() -> Any:
+def parquet() -> Any:
+    """The module `pyarrow.parquet`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    """The module `pyarrow.parquet`.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import pyarrow.parquet as pq
     except ImportError:

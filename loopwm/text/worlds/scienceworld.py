@@ -56,7 +56,8 @@ class ScienceWorldConfig:
             one.
         validation: the same from the official development split.
         test: the same from the official test split.
-        fewer: exceptions, `PATTERN=TRAIN/VALIDATION/TEST`, such as `*genetics*=12/6/6`; the last that fits a task counts.
+        fewer: exceptions, `PATTERN=TRAIN/VALIDATION/TEST`, such as `*genetics*=12/6/6`; of several that fit a
+            task, the last.
         noise: how often the actor `noisy` takes a random action, in [0, 1).
         initial: record the complete initial state of every game, which takes a second more.
         patience: seconds after which a game that is not finished is given up.
