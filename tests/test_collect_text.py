@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,10 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from loopwm.cli import main
+from loopwm.commands.arguments import parse
+from loopwm.commands.collect_text import chosen, form
 from loopwm.errors import LoopwmError, UserError
 from loopwm.text.collect import TextCollectConfig, collect_text, job_seed, journal_of
 from loopwm.text.journal import Journal
 from loopwm.text.recording import TextEpisode, read_recording
+from loopwm.text.worlds.registry import maker
+from loopwm.text.worlds.scienceworld import ScienceWorldConfig, chosen_tasks, shuffled
 
 pytest.importorskip("pyarrow", reason="text recordings are Parquet files")
 
@@ -266,3 +272,91 @@ def test_requests_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
             replace(TextCollectConfig(), **{name: value})
     with pytest.raises(UserError, match="twice: a b a"):
         TextCollectConfig(actors=("a", "b", "a"))
+
+
+def loopwm(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "loopwm", *words],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one sentence that bad input is answered with."""
+    assert main(words) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1
+    return error
+
+
+def test_options_of_a_text_world_are_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, shown in (
+        (["scienceworld", "--help"], ("--tasks", "--noise", "Actors: gold, noisy", "--workers", "official test split")),
+        (["--help"], ("loopwm collect scienceworld --help", "--policy")),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(["collect", *words])
+        assert left.value.code == 0
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert all(word in text for word in shown)
+    config = ScienceWorldConfig(tasks=("melt", "use-*"), train=3, initial=False, noise=0.5)
+    assert chosen(config) == ["--tasks melt 'use-*'", "--train 3", "--noise 0.5", "--no-initial"]
+    words = shlex.split(" ".join(chosen(config)))
+    assert vars(parse(form("scienceworld"), words, "collect scienceworld"))["world"] == config
+
+
+def test_misspelt_and_misplaced_worlds_are_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'scienceworld'?" in refused(capsys, "collect", "scienceword")
+    assert "comes first" in refused(capsys, "collect", "--workers", "2", "scienceworld")
+    assert "did you mean 'billiards'?" in refused(capsys, "collect", "biliards")
+    assert "choose one of: scienceworld" in str(pytest.raises(UserError, maker, "xyz", None).value)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--actors golden", "Nobody called 'golden' plays scienceworld; choose from: gold, noisy."),
+        ("--train 0 --validation 0 --test 0", "There is nothing to record"),
+        ("--test -1", "test must not be negative, got -1"),
+        ("--noise 1", "noise must be in [0, 1), got 1.0"),
+        ("--patience 0", "patience must be positive"),
+        ("--fewer boil=3", "fewer takes PATTERN=TRAIN/VALIDATION/TEST, such as '*genetics*=12/6/6', and got 'boil=3'"),
+        ("--workers 0", "workers must be at least 1, got 0"),
+    ],
+)
+def test_meaningless_options_are_refused(capsys: pytest.CaptureFixture[str], words: str, sentence: str) -> None:
+    assert sentence in refused(capsys, "collect", "scienceworld", *words.split())
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "scienceworld", None)
+    error = refused(capsys, "collect", "scienceworld", "--out", str(tmp_path / "a.parquet"))
+    assert "needs the package scienceworld" in error and 'pip install "loopwm[scienceworld]"' in error
+    assert not list(tmp_path.iterdir())
+
+
+KNOWN = ["boil", "melt", "melt-more", "find-plant", "mendelian-genetics-known-plant"]
+
+
+def test_tasks_are_chosen_by_names_and_patterns() -> None:
+    assert chosen_tasks(KNOWN, ScienceWorldConfig()) == KNOWN
+    assert chosen_tasks(KNOWN, ScienceWorldConfig(tasks=("melt*", "boil"), without=("melt",))) == ["boil", "melt-more"]
+    with pytest.raises(UserError, match="no task 'boill'; did you mean 'boil'"):
+        chosen_tasks(KNOWN, ScienceWorldConfig(tasks=("boill",)))
+    with pytest.raises(UserError, match="no task 'qqqq'; choose from boil, melt"):
+        chosen_tasks(KNOWN, ScienceWorldConfig(fewer=("qqqq=1/1/1",)))
+    with pytest.raises(UserError, match="nothing is left"):
+        chosen_tasks(KNOWN, ScienceWorldConfig(without=("*",)))
+    config = ScienceWorldConfig(fewer=("m*=3/2/1", "*genetics*=1/0/0"))
+    assert [config.counts(task)["train"] for task in KNOWN] == [30, 3, 3, 30, 1]
+
+
+def test_a_shuffle_is_the_same_for_ever() -> None:
+    assert shuffled([f"train/boil/{k}" for k in range(8)])[:3] == ["train/boil/2", "train/boil/0", "train/boil/3"]
+    assert sorted(shuffled(KNOWN)) == sorted(KNOWN)
