@@ -53,6 +53,7 @@ def form(name: str) -> type[CollectText]:
     entry = TEXT_WORLDS[name]
     own = ("world", Annotated[entry.config, arg(name="")], field(default_factory=entry.config))
     made = make_dataclass("CollectWorld", [own], bases=(CollectText,), frozen=True)
+    made.__module__ = __name__
     made.__doc__ = (
         f"Record {entry.summary}.\n\nInto one Parquet file, which appears when it is complete. Stopped, or killed, the "
         f"same command goes on where it was. Actors: {', '.join(entry.actors)}. See docs/text-worlds.md."

@@ -246,7 +246,7 @@ class _Simulator:
         self._process.kill()
 
     def close(self) -> None:
-        """End the process, and wait until it is gone: its wrapper would write to it once more when deleted."""
+        """End the process, and wait until it is gone."""
         with contextlib.suppress(Exception):
             self._env._gateway.shutdown()
         with contextlib.suppress(OSError):
@@ -257,6 +257,8 @@ class _Simulator:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+        # Called once more when the wrapper is deleted, whenever that is, and noisy where nobody answers.
+        self._env.close = lambda: None
 
 
 def chosen_tasks(known: list[str], config: ScienceWorldConfig) -> list[str]:
