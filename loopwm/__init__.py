@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from loopwm.data.episode import Episode
     from loopwm.data.store import Store
     from loopwm.envs.imagined import WorldModelEnv, WorldModelVectorEnv
+    from loopwm.envs.imagined_text import TextWorldModelEnv
     from loopwm.errors import LoopwmError, UserError
     from loopwm.model.config import ExitConfig, LoopConfig, ModelConfig
     from loopwm.model.trace import Trace
     from loopwm.model.world_model import WorldModel
     from loopwm.presets import RunConfig
+    from loopwm.text.simulator import TextSimulator
     from loopwm.train.checkpoint import load
 
 __version__ = "0.1.0"
@@ -29,6 +31,8 @@ _HOMES = {
     "ModelConfig": "loopwm.model.config",
     "RunConfig": "loopwm.presets",
     "Store": "loopwm.data.store",
+    "TextSimulator": "loopwm.text.simulator",
+    "TextWorldModelEnv": "loopwm.envs.imagined_text",
     "Trace": "loopwm.model.trace",
     "UserError": "loopwm.errors",
     "WorldModel": "loopwm.model.world_model",
@@ -45,6 +49,8 @@ __all__ = [
     "ModelConfig",
     "RunConfig",
     "Store",
+    "TextSimulator",
+    "TextWorldModelEnv",
     "Trace",
     "UserError",
     "WorldModel",

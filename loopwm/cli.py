@@ -25,6 +25,7 @@ COMMANDS = {
     "calibrate": "choose when a loop may stop early, with a guarantee on the error that adds",
     "certify": "say what a model's weights guarantee about its loop, for every input",
     "monitor": "say whether a model, or its world, has changed since its reference was stored",
+    "imagine": "play a text world that a model has learned, in the terminal",
     "report": "write one HTML page about one or more evaluated runs",
     "study": "repeat a measurement that this repository publishes",
 }

@@ -153,6 +153,22 @@ PRESETS: dict[str, Preset] = {
         evaluation=EvaluateConfig(),
         world="billiards-pixels",
     ),
+    "text": Preset(
+        "a text world: words in, words out, 6M parameters, hours on two CPU cores",
+        RunConfig(
+            data=Path("data/scienceworld.parquet"),
+            model=ModelConfig(width=192, heads=6, tokens=16, loop=LoopConfig(mu=4, phases=4)),
+            optim=OptimConfig(lr=2e-3),
+            # Rewards are rare and then large: at the usual weight a single one would outweigh all words of a batch.
+            loss=LossConfig(reward=0.01, continues=0.1, shown=4),
+            train=TrainConfig(updates=6000, batch=12, window=16, validate_every=250, precision="bfloat16"),
+        ),
+        episodes=0,
+        rates=(2e-3,),
+        rate_updates=300,
+        evaluation=EvaluateConfig(),
+        world="scienceworld",
+    ),
     "demo": Preset(
         "the same model, fewer updates, so that three systems and their report take less than ten minutes",
         replace(

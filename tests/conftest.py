@@ -30,3 +30,25 @@ def billiards_columns(billiards_store: Path) -> Columns:
     """The columns of `billiards_store`."""
     with Store.open(billiards_store) as store:
         return open_memmap(store)
+
+
+@pytest.fixture(scope="session")
+def toy_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of the text world of toy_text.py. Read it, never change it."""
+    pytest.importorskip("pyarrow", reason='text recordings need pip install "loopwm[text]"')
+    from toy_text import record
+
+    return record(tmp_path_factory.mktemp("text") / "toy.parquet")
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learned most of it. Copy it before changing anything."""
+    pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
+    from toy_text import tiny
+
+    from loopwm.train.trainer import train
+
+    run = tmp_path_factory.mktemp("text-run") / "toy"
+    train(tiny(toy_recording, 120, initial=0.25), run)
+    return run

@@ -118,9 +118,9 @@ def observation_reach(encoder: ObservationEncoder, observed: float) -> Reach:
 
 def words_reach(encoder: WordEncoder) -> Reach:
     """Of what a text is summed up to: a linear map of a normalised state."""
-    gain = encoder.norm_out.weight.abs()
-    channel = encoder.out.weight.abs() @ (gain * math.sqrt(len(gain)))
-    return Reach(channel, float(encoder.out.weight.norm() * gain.max() * math.sqrt(len(gain))))
+    gain, weight = encoder.norm_out.weight.detach().abs(), encoder.out.weight.detach()
+    channel = weight.abs() @ (gain * math.sqrt(len(gain)))
+    return Reach(channel, float(weight.norm() * gain.max() * math.sqrt(len(gain))))
 
 
 def action_reach(model: WorldModel, observed: float) -> Reach:

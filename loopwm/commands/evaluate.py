@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained model on episodes it has never seen, and keep the result in its run folder."""
+    """Measure a trained model on episodes it has never seen, and keep the result in its run folder.
+
+    A run that was trained on texts is measured with loopwm evaluate RUN --benchmark scienceworld|alfworld, which has
+    options of its own: loopwm evaluate --benchmark scienceworld --help."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """A run folder."""
@@ -36,6 +39,10 @@ class Evaluate:
 
 def main(words: list[str]) -> None:
     """Parse, evaluate, print."""
+    if any(word.split("=")[0] == "--benchmark" for word in words):
+        from loopwm.commands import evaluate_text
+
+        return evaluate_text.main(words)
     arguments = parse(Evaluate, words, "evaluate")
     # Imported here because torch takes seconds, and mistakes in the options are answered before.
     from loopwm.evaluate.evaluation import FILE, evaluate

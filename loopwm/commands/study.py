@@ -15,12 +15,14 @@ from loopwm.studies.config import (
     GatherConfig,
     StabilityStudyConfig,
     StudyConfig,
+    TextStudyConfig,
     WorldStudyConfig,
 )
 
 NAME = arg(
     metavar="[NAME]",
-    help="Which: billiards (the default), adaptive, stability, deferred, world, capacity, or gather. Options differ.",
+    help="Which: billiards (the default), adaptive, stability, deferred, world, capacity, text, or gather. Options "
+    "differ.",
 )
 
 
@@ -76,6 +78,16 @@ class WorldStudy:
 
 
 @dataclass(frozen=True)
+class TextStudy:
+    """The looped model and both stacks on a text world, beside rules, on every track; and what looping buys.
+
+    Takes hours. An interrupted study goes on where it stopped when the command is given again."""
+
+    name: Annotated[Positional[Literal["text"]], NAME]
+    settings: Annotated[TextStudyConfig, arg(name="")] = field(default_factory=TextStudyConfig)
+
+
+@dataclass(frozen=True)
 class CapacityStudy:
     """Can one shared block learn several kinds of physics at once? Against one model for each, and ordinary stacks.
 
@@ -118,6 +130,11 @@ def main(words: list[str]) -> None:
         from loopwm.studies.world import run_world_study
 
         written = run_world_study(world)
+    elif name == "text":
+        text = parse(TextStudy, words, "study").settings
+        from loopwm.studies.text import run_text_study
+
+        written = run_text_study(text)
     elif name == "capacity":
         capacity = parse(CapacityStudy, words, "study").settings
         from loopwm.studies.capacity import run_capacity_study

@@ -31,6 +31,7 @@ from loopwm.data.episode import Episode, first_not_finite
 from loopwm.data.meta import ATTRIBUTE, TIME_CONVENTION, StoreMeta, read_meta
 from loopwm.errors import UserError
 from loopwm.files import atomic_write, refuse_existing
+from loopwm.text.recording import is_recording
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -230,6 +231,11 @@ class Store:
         try:
             file = h5py.File(path, "r")
         except OSError as error:
+            if is_recording(path):
+                raise UserError(
+                    f"{path} is a recording of texts, which this command does not read; a run that was trained on "
+                    "texts is measured with: loopwm evaluate RUN --benchmark scienceworld"
+                ) from None
             raise UserError(
                 f"{path} is not a readable HDF5 file ({_last_line(error)}); it may be truncated or something else "
                 f"entirely: record it again."

@@ -175,8 +175,6 @@ class TextConfig:
     head: Literal["copy", "bottleneck"] = "copy"
     """What a decoder reads: the latent alone (`bottleneck`), or also the words of the observations that were seen, and
     it may repeat one of them (`copy`)."""
-    initial: bool = False
-    """Show the complete initial state, where it is recorded, before the first observation of a window."""
 
     def __post_init__(self) -> None:
         if self.encoder < 0 or self.decoder < 1:

@@ -145,10 +145,23 @@ class WorldModel(nn.Module):
             exit: lets a row stop before T; `num_loops` is then the most it may take.
             trace: collects loops used, residuals and norms.
         """
+        return self.advance(h, self.encode_action(action), embedding, num_loops=num_loops, exit=exit, trace=trace)
+
+    def advance(
+        self,
+        h: Tensor,
+        u: Tensor,
+        embedding: Tensor | None = None,
+        *,
+        num_loops: int | Tensor | None = None,
+        exit: ExitConfig | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """As `step`, with u = U(a_k) from `encode_action`."""
         loops = self.default_loops if num_loops is None else num_loops
         if exit is not None and exit.calibrated_loops:
             self._check_calibrated(exit, loops)
-        return self.core(h, embedding, self.encode_action(action), loops, trace, self.exit_rule(exit))
+        return self.core(h, embedding, u, loops, trace, self.exit_rule(exit))
 
     def _check_calibrated(self, exit: ExitConfig, loops: int | Tensor) -> None:
         allowed = int(torch.as_tensor(loops).min())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
 from loopwm.certify.config import AdversaryConfig
 from loopwm.errors import UserError
 from loopwm.evaluate.config import LyapunovConfig
-from loopwm.model.config import ExitRule
+from loopwm.model.config import SYSTEMS, ExitRule, System
 
 
 @dataclass(frozen=True)
@@ -272,6 +273,72 @@ class WorldStudyConfig:
         if not self.seeds:
             raise UserError("A study needs at least one seed; give --seeds.")
         for option in ("steps", "hold", "updates", "rate_updates", "batch", "rounds"):
+            if getattr(self, option) < 1:
+                raise UserError(f"{option} must be at least 1, got {getattr(self, option)}.")
+
+
+@dataclass(frozen=True)
+class TextStudyConfig:
+    """A text world, learned by three systems and measured beside rules, on every track."""
+
+    world: Positional[Literal["scienceworld", "alfworld"]] = "scienceworld"
+    """Decides how answers are compared and averaged."""
+    data: Path = Path("data/scienceworld.parquet")
+    """The recording that is learned from, training and held-out episodes together."""
+    further: tuple[Path, ...] = ()
+    """Recordings of held-out episodes that `data` lacks."""
+    preset: str = "text"
+    """Starting point of every run."""
+    systems: tuple[System, ...] = SYSTEMS
+    """What is trained."""
+    seeds: tuple[int, ...] = (0,)
+    """Of weights, windows and depths."""
+    updates: int = 3000
+    """Of every run."""
+    batch: int = 12
+    """Windows per update."""
+    window: int = 16
+    """Transitions per window."""
+    initial: float = 0.4
+    """Share of the windows that begin with the complete initial state, where it is recorded."""
+    split: Literal["validation", "test"] = "validation"
+    """Episodes asked about: `test` once, when nothing is changed any more."""
+    per_type: int = 200
+    """Windows of every task type and track."""
+    looping_per_type: int = 40
+    """Windows of every task type on which looping is measured."""
+    folder: Path = Path("runs/study-text")
+    """Where the runs go, a folder for each world."""
+    out: Path | None = None
+    """The result; WORLD.json in `folder` when left out."""
+
+    @property
+    def home(self) -> Path:
+        """Folder of this world's runs."""
+        return self.folder / self.world
+
+    @property
+    def result(self) -> Path:
+        """The file to write."""
+        return self.out or self.folder / f"{self.world}.json"
+
+    @property
+    def command(self) -> str:
+        """What to type to get this result."""
+        words = ["loopwm", "study", "text", self.world, "--data", str(self.data)]
+        if self.further:
+            words += ["--further", *map(str, self.further)]
+        words += ["--preset", self.preset, "--systems", *self.systems, "--seeds", *map(str, self.seeds)]
+        for option in ("updates", "batch", "window", "initial", "split", "per_type", "looping_per_type"):
+            words += [f"--{option.replace('_', '-')}", str(getattr(self, option))]
+        return shlex.join([*words, "--folder", str(self.folder), "--out", str(self.result)])
+
+    def __post_init__(self) -> None:
+        if not self.seeds or not self.systems:
+            raise UserError("A study needs at least one seed and one system; give --seeds and --systems.")
+        if "looped" not in self.systems:
+            raise UserError("A study compares stacks with the looped system; name it among --systems.")
+        for option in ("updates", "batch", "window", "per_type", "looping_per_type"):
             if getattr(self, option) < 1:
                 raise UserError(f"{option} must be at least 1, got {getattr(self, option)}.")
 

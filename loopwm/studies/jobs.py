@@ -93,6 +93,7 @@ def _is_done(job: Job, digests: dict[Path, str]) -> bool:
         digests: of the recordings opened so far, which takes a second each.
     """
     from loopwm.data.store import Store
+    from loopwm.text.recording import is_recording, read_recording
     from loopwm.train.checkpoint import NAME, read_checkpoint
     from loopwm.train.journal import read_config
     from loopwm.train.trainer import finished
@@ -104,8 +105,11 @@ def _is_done(job: Job, digests: dict[Path, str]) -> bool:
         return False
     data = job.config.data
     if data not in digests:
-        with Store.open(data) as store:
-            digests[data] = store.digest
+        if is_recording(data):
+            digests[data] = read_recording(data)[0].digest
+        else:
+            with Store.open(data) as store:
+                digests[data] = store.digest
     if read_checkpoint(job.run / NAME, ()).state["data_digest"] != digests[data]:
         raise UserError(f"{job.run} was trained on another recording than {data}; remove it or choose another folder.")
     return True

@@ -54,8 +54,8 @@ class TextCorpus:
 
     Attributes:
         observations: of every row. actions: of every row, empty in the final ones.
-        openings: of every episode, what comes before the first observation that is seen: the task, and the complete
-            initial state where it is asked for.
+        openings: of every episode, what comes before the first observation that is seen: the task.
+        states: the same with the complete initial state, where it is recorded.
         rewards, continues: (rows,) float32.
         ep_len, ep_offset: (episodes,) int64.
         splits: of every episode.
@@ -66,6 +66,7 @@ class TextCorpus:
     observations: Ragged
     actions: Ragged
     openings: Ragged
+    states: Ragged
     rewards: np.ndarray
     continues: np.ndarray
     ep_len: np.ndarray
@@ -79,22 +80,18 @@ class TextCorpus:
         manifest: TextManifest,
         vocabulary: Vocabulary | None = None,
         most: int = 512,
-        initial: bool = False,
     ) -> TextCorpus:
         """Tokens of episodes.
 
         Args:
             vocabulary: that of the training episodes when None.
             most: tokens of a text beyond which it is cut off.
-            initial: put the complete initial state into the openings.
 
         Raises:
-            UserError: there is no episode to take words from, or one has no initial state.
+            UserError: there is no episode to take words from.
         """
         if vocabulary is None:
             vocabulary = Vocabulary.of(words_of([one for one in episodes if one.split == "train"]))
-        if initial and (without := next((one.game for one in episodes if not one.initial), None)):
-            raise UserError(f"The recording says nothing of the initial state of {without}; record it with it.")
         seen = vocabulary.encode([text for one in episodes for text in one.observations])
         done = vocabulary.encode([text for one in episodes for text in (*one.actions, "")])
         lengths = np.array([one.length for one in episodes], np.int64)
@@ -107,7 +104,8 @@ class TextCorpus:
             manifest=manifest,
             observations=Ragged.of(seen, most),
             actions=Ragged.of(done, most),
-            openings=Ragged.of(openings(episodes, vocabulary, initial), 4 * most),
+            openings=Ragged.of([opening(vocabulary, one.description) for one in episodes], most),
+            states=Ragged.of([opening(vocabulary, one.description, one.initial) for one in episodes], 8 * most),
             rewards=np.array(gains, np.float32),
             continues=np.array(going, np.float32),
             ep_len=lengths,
@@ -116,10 +114,10 @@ class TextCorpus:
         )
 
     @classmethod
-    def read(cls, path: Path, most: int = 512, initial: bool = False) -> TextCorpus:
+    def read(cls, path: Path, most: int = 512) -> TextCorpus:
         """The recording at `path`; see `of`."""
         manifest, episodes = read_recording(path)
-        return cls.of(episodes, manifest, None, most, initial)
+        return cls.of(episodes, manifest, None, most)
 
     def split(self, name: str) -> np.ndarray:
         """Indices of the episodes of a split."""
@@ -140,8 +138,10 @@ class TextCorpus:
         """Of rewards; tokens have no scale."""
         rows = np.concatenate([self.ep_offset[e] + np.arange(int(self.ep_len[e])) for e in episodes])
         spread = float(self.rewards[rows].std())
-        one = np.ones(1, np.float32)
-        return Statistics(0 * one, one, np.ones(1, bool), 0 * one, one, float(self.rewards[rows].mean()), spread or 1.0)
+        shape, size = self.observation.num_features, self.action.stored_size
+        seen = np.zeros(shape, np.float32), np.ones(shape, np.float32), np.ones(shape, bool)
+        done = np.zeros(size, np.float32), np.ones(size, np.float32)
+        return Statistics(*seen, *done, float(self.rewards[rows].mean()), spread or 1.0)
 
 
 def words_of(episodes: Iterable[TextEpisode]) -> Iterable[str]:
@@ -152,29 +152,29 @@ def words_of(episodes: Iterable[TextEpisode]) -> Iterable[str]:
     return found
 
 
-def openings(episodes: Sequence[TextEpisode], vocabulary: Vocabulary, initial: bool) -> list[list[int]]:
-    """<task> ... <state> ... <seen>, or without the state."""
+def opening(vocabulary: Vocabulary, description: str, initial: str = "") -> list[int]:
+    """What comes before the first observation: <task> ... <state> ... <seen>, or without a state."""
     task, state, seen = (vocabulary.index(special) for special in (TASK, STATE, SEEN))
-    found = [[task, *words] for words in vocabulary.encode([one.description for one in episodes])]
-    if initial:
-        states = vocabulary.encode([one.initial for one in episodes])
-        found = [[*opening, state, *words] for opening, words in zip(found, states, strict=True)]
-    return [[*opening, seen] for opening in found]
+    words = vocabulary.encode([description, initial])
+    return [task, *words[0], *([state, *words[1]] if words[1] else []), seen]
 
 
 class TextSampler:
     """Draws windows, evenly over all places at which one may begin; those of short episodes are padded at their end.
 
     As `loopwm.data.windows.WindowSampler`: draw number n depends on the seed, n and the length asked for alone.
+
+    Args:
+        initial: share of the windows that begin with the complete initial state.
     """
 
-    def __init__(self, corpus: TextCorpus, episodes: np.ndarray, seed: int) -> None:
+    def __init__(self, corpus: TextCorpus, episodes: np.ndarray, seed: int, initial: float = 0.0) -> None:
         if seed < 0:
             raise UserError(f"A sampler's seed must not be negative, got {seed}.")
         if len(episodes) == 0:
             raise UserError("There is no episode to take windows from; record more episodes.")
         self._corpus, self._episodes = corpus, np.asarray(episodes, np.int64)
-        self._seed, self._draws = seed, 0
+        self._seed, self._draws, self._initial = seed, 0, initial
 
     def sample(self, batch: int, length: int) -> Windows:
         """`batch` windows of `length` transitions, with replacement."""
@@ -193,7 +193,8 @@ class TextSampler:
         flat = generator.integers(ends[-1], size=batch)
         which = np.searchsorted(ends, flat, side="right")
         start = flat - np.where(which > 0, ends[which - 1], 0)
-        return text_windows(self._corpus, self._episodes[which], start, length)
+        told = generator.random(batch) < self._initial
+        return text_windows(self._corpus, self._episodes[which], start, length, told)
 
     def ends(self, length: int) -> np.ndarray:
         """How many windows there are up to and including each episode."""
@@ -210,11 +211,14 @@ class TextSampler:
         self._seed, self._draws = state.seed, state.draws
 
 
-def text_windows(corpus: TextCorpus, episode: np.ndarray, start: np.ndarray, length: int) -> Windows:
+def text_windows(
+    corpus: TextCorpus, episode: np.ndarray, start: np.ndarray, length: int, initial: np.ndarray | None = None
+) -> Windows:
     """Windows of `length` transitions that start at transition `start` (B,) of `episode` (B,).
 
     Observations are tokens (B, K+1, L), actions (B, K, A), both padded with 0 as far as these windows need. The opening
-    of the episode is part of the first observation. The label `valid` (B, K) says which transitions exist.
+    of the episode is part of the first observation, with its initial state where `initial` (B,) holds. The label
+    `valid` (B, K) says which transitions exist.
     """
     steps = start[:, None] + np.arange(length + 1)
     rows = corpus.ep_offset[episode][:, None] + np.minimum(steps, corpus.ep_len[episode][:, None])
@@ -224,8 +228,9 @@ def text_windows(corpus: TextCorpus, episode: np.ndarray, start: np.ndarray, len
         [corpus.observations[r] if here else _NOTHING for r, here in zip(*pair, strict=True)]
         for pair in zip(rows, exists, strict=True)
     ]
-    for row, number in zip(seen, episode, strict=True):
-        row[0] = np.concatenate([corpus.openings[number], row[0]])
+    told = np.zeros(len(episode), bool) if initial is None else initial
+    for row, number, all_of_it in zip(seen, episode, told, strict=True):
+        row[0] = np.concatenate([(corpus.states if all_of_it else corpus.openings)[number], row[0]])
     done = [
         [corpus.actions[r] if here else _NOTHING for r, here in zip(*pair, strict=True)]
         for pair in zip(rows[:, :-1], valid, strict=True)

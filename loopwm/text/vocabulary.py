@@ -1,9 +1,12 @@
-"""Words as numbers: one token per word, digits one by one, letters where a word is unknown. Nothing is lost but the
-kind of white space, which the benchmark does not count either."""
+"""Words as numbers: one token per word, digits one by one, letters where a word is unknown, and the number of a
+character that was never seen. Nothing is lost but the kind of white space, which the benchmark does not count either.
+"""
 
 from __future__ import annotations
 
+import re
 import string
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +26,9 @@ SPACE = "\u2581"
 """Stands for the space before a word, as part of its token."""
 INSIDE = "##"
 """Marks a piece that goes on a word."""
-_PIECES = rf"{SPACE}?[A-Za-z]+|{SPACE}?[0-9]|{SPACE}?[^{SPACE}A-Za-z0-9]|{SPACE}"
+ESCAPE = "\u2582"
+"""Stands before and after the number, hexadecimal, of a character that the vocabulary lacks."""
+_PIECES = rf"{SPACE}?[A-Za-z]{{1,100}}|{SPACE}?[0-9]|{SPACE}?[^{SPACE}A-Za-z0-9]|{SPACE}"
 
 
 def plain(text: str) -> str:
@@ -55,14 +60,15 @@ class Vocabulary:
 
         splitter = _splitting(Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN)))
         counts: Counter[str] = Counter()
-        for text in set(texts):
-            pieces = splitter.pre_tokenizer.pre_tokenize_str(splitter.normalizer.normalize_str(text))
+        for text in sorted(set(texts)):
+            pieces = splitter.pre_tokenizer.pre_tokenize_str(_marked(plain(text)))
             counts.update(piece for piece, _ in pieces)
         letters = sorted(
-            set(string.printable) - set(string.whitespace) | {c for word in counts for c in word} - {SPACE}
+            set(string.printable) - set(string.whitespace) | {c for word in counts for c in word} - {SPACE, ESCAPE}
         )
-        small = [SPACE, *(SPACE + c for c in letters), *letters, *(INSIDE + c for c in letters)]
-        frequent = [word for word, _ in counts.most_common(most)]
+        marked = [*letters, ESCAPE]
+        small = [SPACE, *(SPACE + c for c in marked), *marked, *(INSIDE + c for c in letters)]
+        frequent = sorted(counts, key=lambda word: (-counts[word], word))[:most]
         return cls(tuple(dict.fromkeys([*SPECIAL, *small, *frequent])))
 
     @cached_property
@@ -75,9 +81,16 @@ class Vocabulary:
         )
         return _splitting(Tokenizer(model))
 
+    @cached_property
+    def _unknown(self) -> re.Pattern[str]:
+        """A character that has no token of its own."""
+        known = "".join(word for word in self.words if len(word) == 1 and word not in (SPACE, ESCAPE))
+        return re.compile(f"[^{re.escape(known)} ]")
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of every text, without `<begin>` and `<end>`."""
-        return [one.ids for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        known = [self._unknown.sub(lambda found: f"{ESCAPE}{ord(found[0]):x}{ESCAPE}", plain(text)) for text in texts]
+        return [one.ids for one in self._tokenizer.encode_batch([*map(_marked, known)], add_special_tokens=False)]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens, up to `<end>`; the inverse of `encode` up to white space."""
@@ -88,19 +101,29 @@ class Vocabulary:
                 break
             if word not in SPECIAL:
                 found.append(word.removeprefix(INSIDE) if len(word) > len(INSIDE) else word)
-        return plain("".join(found).replace(SPACE, " "))
+        return plain(_ESCAPED.sub(_character, "".join(found).replace(SPACE, " ")))
 
     def index(self, special: str) -> int:
         """The index of a member of `SPECIAL`."""
         return SPECIAL.index(special)
 
 
-def _splitting(tokenizer: Tokenizer) -> Tokenizer:
-    """With what comes before looking words up: white space becomes one mark, and pieces are cut before it."""
-    from tokenizers import Regex, normalizers, pre_tokenizers
+def _marked(text: str) -> str:
+    """With the mark before every word, so that a word is the same token at the start of a text as elsewhere."""
+    return "".join(SPACE + word for word in text.split())
 
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Replace(" ", SPACE)]
-    )
+
+_ESCAPED = re.compile(f"{ESCAPE}([0-9a-f]{{1,6}}){ESCAPE}")
+
+
+def _character(found: re.Match[str]) -> str:
+    # What a model writes need not be the number of a character.
+    return chr(number) if (number := int(found[1], 16)) <= sys.maxunicode else ""
+
+
+def _splitting(tokenizer: Tokenizer) -> Tokenizer:
+    """With what comes before looking words up: pieces are cut before the mark that stands for a space."""
+    from tokenizers import Regex, pre_tokenizers
+
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), "isolated")
     return tokenizer

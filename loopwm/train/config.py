@@ -213,6 +213,9 @@ class TrainConfig:
     shift: int = 0
     """Move the images of each window by up to so many pixels, all alike (DrQ has 4), so that an encoder learns what
     things look like and not at which pixel they were recorded; 0 never does, and other observations cannot be moved."""
+    initial: float = 0.0
+    """Share of the windows of a text world that begin with the complete initial state, where it is recorded. Between 0
+    and 1, a model learns to do with it and without."""
     seed: int = 0
     """Seeds the weights, the windows and the depths."""
     device: str = "auto"
@@ -235,6 +238,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("updates", "batch", "window", "log_every", "validate_every", "max_skipped"):
             require(getattr(self, name) >= 1, f"train.{name} must be at least 1, got {getattr(self, name)}.")
+        require(0 <= self.initial <= 1, f"train.initial is a share in [0, 1], got {self.initial}.")
         require(self.shift >= 0, f"train.shift must not be negative, got {self.shift}.")
         require(self.checkpoint_every > 0, f"train.checkpoint_every must be positive, got {self.checkpoint_every}.")
         require(self.curriculum >= 0, f"train.curriculum must not be negative, got {self.curriculum}.")

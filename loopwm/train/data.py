@@ -57,6 +57,8 @@ def training_data(config: RunConfig) -> TrainingData:
             f"train.shift moves images, and {config.data} holds observations of kind '{found.observation.kind}'; leave "
             "it at 0."
         )
+    if config.train.initial and found.observation.kind != "text":
+        raise UserError(f"train.initial is for texts, and {config.data} holds none; leave it at 0.")
     # Windows may grow during training; that the longest fits is known before it starts.
     found.sampler.ends(config.train.window)
     return found
@@ -85,20 +87,20 @@ def _texts(config: RunConfig) -> TrainingData:
     from loopwm.text.corpus import TextCorpus, TextSampler
 
     refuse_for_texts(config)
-    corpus = TextCorpus.read(config.data, initial=config.model.text.initial)
+    corpus = TextCorpus.read(config.data)
     train, validation = corpus.split("train"), corpus.split("validation")
     if not len(train) or not len(validation):
         raise UserError(
             f"{config.data} has {len(train)} training and {len(validation)} validation episodes; record both splits."
         )
     # The same windows whatever the seed of the run, so that runs can be compared.
-    windows = TextSampler(corpus, validation, 0).draw(0, _VALIDATION_TEXTS, config.train.window)
+    windows = TextSampler(corpus, validation, 0, config.train.initial).draw(0, _VALIDATION_TEXTS, config.train.window)
     return TrainingData(
         digest=corpus.manifest.digest,
         observation=corpus.observation,
         action=corpus.action,
         statistics=corpus.statistics(train),
-        sampler=TextSampler(corpus, train, config.train.seed),
+        sampler=TextSampler(corpus, train, config.train.seed, config.train.initial),
         validation=windows,
         columns=None,
         validation_episodes=validation,

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from loopwm.data.windows import Windows
 from loopwm.model.config import ExitConfig
-from loopwm.model.text.encoders import Memory, TextEncoder
+from loopwm.model.text.encoders import Memory, TextActionEncoder, TextEncoder
 from loopwm.model.text.head import Targets, TextHead
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
@@ -23,7 +23,7 @@ from loopwm.train.losses import LossTerms, task_errors, visible_steps
 
 @dataclass(frozen=True)
 class Unrolled:
-    """Latents (B, K, N, D) of windows, and the words that were seen on the way."""
+    """Latents (B, K, N, D) of windows, and the words that were seen and done on the way."""
 
     latents: Tensor
     memory: Memory
@@ -38,17 +38,18 @@ def unrolled(
     trace: Trace | None = None,
 ) -> Unrolled:
     """h_0 ... h_{K-1} of windows of which the observations `visible` (B, K) are seen."""
-    assert isinstance(model.encoder, TextEncoder)
+    assert isinstance(model.encoder, TextEncoder) and isinstance(model.action_encoder, TextActionEncoder)
     seen = windows.observations[:, :-1] * visible[..., None].to(windows.observations)
     done = windows.actions
     causes = torch.cat([torch.zeros_like(done[:, :1]), done[:, :-1]], 1)
-    e, memory = model.encoder.window(seen, causes)
+    e, read = model.encoder.window(seen, causes)
+    u, said = model.action_encoder.window(done)
     e = e * visible[..., None, None].to(e)
     h, latents = model.initial(len(done)), []
     for k in range(done.shape[1]):
-        h = model.step(h, done[:, k], e[:, k], num_loops=num_loops, exit=exit, trace=trace)
+        h = model.advance(h, u[:, k], e[:, k], num_loops=num_loops, exit=exit, trace=trace)
         latents.append(h)
-    return Unrolled(torch.stack(latents, 1), memory)
+    return Unrolled(torch.stack(latents, 1), read.and_also(said))
 
 
 class TextDecoding:

@@ -18,10 +18,10 @@ NOMINAL_WORDS = 32
 
 @dataclass(frozen=True)
 class Memory:
-    """Encoded words of the observations that were seen, which a decoder may look back at and point to.
+    """Encoded words of what was seen and done, which a decoder may look back at and point to.
 
     Attributes:
-        states: (C, D), those of one window after the other. tokens: (C,), the words. step: (C,), when they were seen.
+        states: (C, D), those of one window after the other. tokens: (C,), the words. step: (C,), k of their o_k or a_k.
         window: (B,), how many belong to every window.
     """
 
@@ -29,6 +29,14 @@ class Memory:
     tokens: Tensor
     step: Tensor
     window: Tensor
+
+    def and_also(self, other: Memory) -> Memory:
+        """With the words that `other` remembers of the same windows."""
+        windows = torch.arange(len(self.window), device=self.window.device)
+        owner = torch.cat([windows.repeat_interleave(one.window) for one in (self, other)])
+        order = owner.argsort(stable=True)
+        pairs = [torch.cat([getattr(self, part), getattr(other, part)]) for part in ("states", "tokens", "step")]
+        return Memory(*(pair[order] for pair in pairs), window=self.window + other.window)
 
 
 class WordEncoder(nn.Module):
@@ -111,8 +119,13 @@ class TextActionEncoder(WordEncoder):
         self.spec = spec
 
     def forward(self, tokens: Tensor) -> Tensor:
-        texts = flattened(tokens[:, None])
-        return self.summed(self.encoded(texts), texts)[:, 0]
+        return self.window(tokens[:, None])[0][:, 0]
+
+    def window(self, tokens: Tensor) -> tuple[Tensor, Memory]:
+        """The actions (B, K, A) of windows: u (B, K, N, D), and their words to look back at."""
+        texts = flattened(tokens)
+        states = self.encoded(texts)
+        return self.summed(states, texts), Memory(states, texts.tokens, texts.step, texts.window)
 
     def flops(self, words: int = NOMINAL_WORDS // 4) -> int:
         """Operations of one action of so many words."""

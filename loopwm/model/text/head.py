@@ -16,6 +16,8 @@ from loopwm.spaces import ObservationSpec
 from loopwm.text.vocabulary import SPECIAL
 
 BEGIN, END = SPECIAL.index("<begin>"), SPECIAL.index("<end>")
+_MOST = 1 - 1e-6
+"""Of the probability may be copied."""
 STEPS = 64.0
 """Steps back within which a decoder tells observations apart by their age."""
 
@@ -83,6 +85,10 @@ class TextHead(nn.Module):
         self.longest, self.rotated = spec.shape[0], width // config.heads // 2
         self.words = nn.Embedding(len(spec.names), width)
         nn.init.normal_(self.words.weight, std=width**-0.5)
+        # Padding is never written.
+        self.never: Tensor
+        self.register_buffer("never", torch.zeros(len(spec.names)), persistent=False)
+        self.never[SPECIAL.index("<pad>")] = -torch.inf
         self.places = nn.Parameter(torch.randn(config.tokens, width) / width**0.5)
         sizes = width, config.heads, config.hidden
         self.blocks = nn.ModuleList(DecoderBlock(*sizes) for _ in range(config.text.decoder))
@@ -94,6 +100,10 @@ class TextHead(nn.Module):
     def layers(self) -> list[DecoderBlock]:
         """The blocks, as what they are. A head that copies looks back before the last of them."""
         return [block for block in self.blocks if isinstance(block, DecoderBlock)]
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Of every word of the vocabulary at states x (..., D): (..., V), before softmax."""
+        return functional.linear(x, self.words.weight, self.never.to(x.dtype)).float()
 
     def log_likelihood(self, latents: Tensor, targets: Tensor, memory: Memory, valid: Tensor) -> Targets:
         """How likely the words of `targets` are, each given those before it.
@@ -129,23 +139,21 @@ class TextHead(nn.Module):
 
     def _chosen(self, x: Tensor, texts: Texts, look: Look | None, memory: Memory) -> Tensor:
         """Log-probabilities (M,) of the words themselves at states x (M, D)."""
-        scores = functional.linear(x, self.words.weight).float()
-        own = scores.gather(-1, texts.tokens[:, None])[:, 0] - scores.logsumexp(-1)
+        own = -functional.cross_entropy(self.scores(x), texts.tokens, reduction="none")
         if look is None:
             return own
-        copied = torch.zeros_like(own)
+        copied = pointed = torch.zeros_like(own)
         if look.groups:
             q, k = self.pointer.queries(x), self.pointer.keys(memory.states)
             found = []
             for here, there, readable in look.groups:
                 weights = self.pointer.weights(q[here.index], k[there.index], readable)
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
-                found.append((weights * same).sum(-1))
-            copied = look.words(found, own)
-        share = self.pointer.copy(x).float()[:, 0]
-        return torch.logaddexp(
-            functional.logsigmoid(-share) + own, functional.logsigmoid(share) + (copied + 1e-9).log()
-        )
+                found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1)], -1))
+            copied, pointed = look.words(found, own).unbind(-1)
+        share = self.pointer.copy(x).float()[:, 0].sigmoid()
+        # What points at nothing is left to the vocabulary, so that all words together have probability 1.
+        return torch.logaddexp(torch.log1p(-_MOST * share * pointed) + own, (share * copied + 1e-9).log())
 
     def flops(self, words: int = NOMINAL_WORDS) -> int:
         """Operations of writing so many words, without what depends on how much was seen."""

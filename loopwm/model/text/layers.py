@@ -14,6 +14,7 @@ class WordAttention(nn.Module):
     """Multi-head attention, QK-norm with a gain per head, no biases.
 
     Something to attend to is always there: a learned sink, so that a query that may look at nothing gives nothing.
+    The products are written out: in bfloat16 on a CPU, learning through the fused kernel takes three times as long.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -40,10 +41,13 @@ class WordAttention(nn.Module):
         """q (R, L, H, D/H) to k, v (R, C, H, D/H) where `mask` (R, L or 1, C) allows it -> (R, L, D), before `out`."""
         sink = functional.normalize(self.sink.float(), dim=-1).to(k.dtype).expand(len(k), 1, -1, -1)
         k, v = torch.cat([sink, k], 1), torch.cat([torch.zeros_like(sink), v], 1)
-        allowed = functional.pad(mask, (1, 0), value=True)[:, None]
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=1.0)
-        return y.transpose(1, 2).flatten(-2)
+        allowed = functional.pad(mask, (1, 0), value=True)
+        hidden = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, -torch.inf)
+        # (R, L, H, D/H) -> (R H, L, D/H)
+        q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (q, k, v))
+        bias = hidden[:, None].expand(-1, self.heads, *q.shape[1:2], -1).flatten(0, 1)
+        y = torch.bmm(torch.baddbmm(bias, q, k.transpose(1, 2)).softmax(-1).to(v.dtype), v)
+        return y.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(-2)
 
     def among(self, x: Tensor, layout: Layout, turn: Tensor, causal: bool) -> Tensor:
         """Words (M, D) that look at the words of their own text, or with `causal` at those up to them: (M, D)."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from loopwm.errors import UserError
 from loopwm.model.text.encoders import Memory
@@ -102,14 +101,14 @@ class _UnderWay:
     def _probabilities(self, x: Tensor) -> Tensor:
         """Of every word of the vocabulary at states x (R, 1, D): (R, 1, V)."""
         head = self.head
-        own = functional.linear(x, head.words.weight).float().softmax(-1)
+        own = head.scores(x).softmax(-1)
         if not head.copies:
             return own
         _, readable, _, _, pointers, tokens = self.back
         weights = head.pointer.weights(head.pointer.queries(x), pointers, readable)
         copied = torch.zeros_like(own).scatter_add_(-1, tokens[:, None, :], weights)
         share = head.pointer.copy(x).float().sigmoid()
-        return (1 - share) * own + share * copied
+        return (1 - share * weights.sum(-1, keepdim=True)) * own + share * copied
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some rows, or with rows several times."""

@@ -1,0 +1,132 @@
+"""Playing in a learned text world: in the terminal, and as a Gymnasium environment."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import SyncVectorEnv
+
+pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
+
+import loopwm
+from loopwm.cli import main
+from loopwm.envs.imagined_text import ImaginedTextConfig, TextWorldModelEnv
+from loopwm.errors import UserError
+from loopwm.text.playing import Player, game_of
+from loopwm.text.recording import read_recording
+from loopwm.text.simulator import TextSimulator
+
+# ---- in the terminal ----
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], typed: str) -> str:
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    assert main(["imagine", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_game_is_played_from_the_keyboard(
+    toy_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = type_in(monkeypatch, capsys, [str(toy_run)], "open box\nundo\nundo\n\nquit\n")
+    assert "Your task is to read the counter." in said
+    assert "The box is now open." in said
+    assert "3 loops" in said and "% sure of these words" in said
+    assert "Back one action." in said and "This is the beginning." in said
+
+
+def test_what_was_recorded_stands_beside_what_is_imagined(toy_run: Path) -> None:
+    episode = game_of(toy_run, game="toy/44")
+    player = Player(TextSimulator.from_run(toy_run), episode, against=True, initial=False)
+    assert player.opening().startswith("toy/44 (Find, validation)")
+    for step in range(episode.length):
+        lines = player.take("").splitlines()
+        same = lines[1] == episode.observations[step + 1]
+        assert lines[0] == f"> {episode.actions[step]}"
+        assert lines[-1] == ("  [as recorded]" if same else f"  [recorded: {episode.observations[step + 1]}]")
+        memory = player.moments[-1][0].memory
+        assert memory is not None and int(memory.step.max()) == step + 1
+    assert "Nothing was recorded from here on" in player.take("")
+
+
+def test_off_the_recorded_path_nothing_is_said_of_the_recording(toy_run: Path) -> None:
+    episode = game_of(toy_run)
+    player = Player(TextSimulator.from_run(toy_run), episode, against=True, initial=False)
+    other = next(action for action in ("go", "look", "open box") if action != episode.actions[0])
+    assert "recorded" not in player.take(other)
+    assert "recorded" not in player.take(episode.actions[1])
+
+
+def test_what_cannot_be_read_is_said_and_the_game_goes_on(toy_run: Path) -> None:
+    player = Player(TextSimulator.from_run(toy_run), game_of(toy_run), against=False, initial=True)
+    assert "reads actions of 1 to" in player.take("go " * 100)
+    assert len(player.moments) == 1
+
+
+def test_a_game_that_was_not_recorded_is_refused(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["imagine", str(toy_run), "--game", "toy/444"]) == 2
+    assert "There is no game 'toy/444'" in capsys.readouterr().err
+    episode = replace(game_of(toy_run), initial="")
+    with pytest.raises(UserError, match="was not recorded"):
+        Player(TextSimulator.from_run(toy_run), episode, against=False, initial=True)
+
+
+# ---- as an environment ----
+
+
+def test_gymnasium_finds_nothing_wrong(toy_run: Path) -> None:
+    env = TextWorldModelEnv.from_run(toy_run, config=ImaginedTextConfig(max_steps=5))
+    check_env(env, skip_render_check=True)
+
+
+def test_an_episode_is_what_the_simulator_says(toy_run: Path) -> None:
+    env = loopwm.TextWorldModelEnv.from_run(toy_run, split="validation", config=ImaginedTextConfig(end_below=0))
+    said, info = env.reset(seed=1, options={"game": "toy/45"})
+    scene = TextSimulator.from_run(toy_run).begin(said, info["description"])
+    for action in ("go", "open box", "read counter"):
+        said, reward, terminated, truncated, info = env.step(action)
+        scene, answer = scene.act(action)
+        assert (said, reward) == (answer.observation, answer.reward)
+        assert info["loops"] == 3 and info["confidence"] == answer.confidence
+        assert not terminated and not truncated
+
+
+def test_episodes_end_when_the_model_says_so_or_after_the_last_step(toy_run: Path) -> None:
+    ending = TextWorldModelEnv.from_run(toy_run, config=ImaginedTextConfig(end_below=1))
+    ending.reset(seed=0)
+    assert ending.step("look")[2]
+    short = TextWorldModelEnv.from_run(toy_run, config=ImaginedTextConfig(end_below=0, max_steps=2))
+    short.reset(seed=0)
+    assert [short.step("look")[3] for _ in range(2)] == [False, True]
+
+
+def test_episodes_begin_alike_with_the_same_seed(toy_run: Path) -> None:
+    env = TextWorldModelEnv.from_run(toy_run)
+    begun = [env.reset(seed=seed)[1]["game"] for seed in (3, 3, 4, 5, 6)]
+    assert begun[0] == begun[1] and len(set(begun)) > 1
+
+
+def test_several_worlds_are_stepped_together(toy_run: Path) -> None:
+    envs = SyncVectorEnv([lambda: TextWorldModelEnv.from_run(toy_run)] * 2)
+    said, _ = envs.reset(seed=0)
+    assert len(said) == 2
+    said, rewards, *_ = envs.step(("look", "go"))
+    assert len(said) == 2 and rewards.shape == (2,)
+    envs.close()
+
+
+def test_an_environment_without_a_beginning_is_refused(toy_run: Path, toy_recording: Path) -> None:
+    with pytest.raises(UserError, match="none was given"):
+        TextWorldModelEnv.from_run(toy_run, split="test")
+    env = TextWorldModelEnv.from_run(toy_run)
+    with pytest.raises(UserError, match="Call reset"):
+        env.step("look")
+    with pytest.raises(UserError, match="None of the starts"):
+        env.reset(options={"game": "nowhere"})
+    episodes = [replace(one, initial="") for one in read_recording(toy_recording)[1]]
+    with pytest.raises(UserError, match="was not recorded"):
+        TextWorldModelEnv(TextSimulator.from_run(toy_run), episodes, ImaginedTextConfig(initial=True))

@@ -1,0 +1,69 @@
+"""`loopwm study text`: three systems, every track, one file; what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
+pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm[text]"')
+
+from toy_text import tiny
+
+from loopwm.errors import UserError
+from loopwm.presets import PRESETS
+from loopwm.studies import text as study
+from loopwm.studies.config import TextStudyConfig
+from loopwm.text.benchmark.windows import TRACKS
+from loopwm.train.config import TrainConfig
+
+
+@pytest.fixture
+def small(toy_recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TextStudyConfig:
+    """The preset as it is, but small."""
+    config = tiny(toy_recording, 4)
+    settings = replace(PRESETS["text"], config=replace(config, train=replace(TrainConfig(), precision="float32")))
+    settings = replace(settings, config=replace(settings.config, train=replace(settings.config.train, compile=False)))
+    monkeypatch.setitem(PRESETS, "text", settings)
+    return TextStudyConfig(
+        data=toy_recording, updates=4, batch=4, window=5, per_type=4, looping_per_type=3, folder=tmp_path / "study",
+        systems=("looped", "stack-equal-params"),
+    )  # fmt: skip
+
+
+def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = study.run_text_study(small)
+    found = json.loads(result.read_text())
+    assert found["command"].startswith("loopwm study text scienceworld --data ")
+    assert set(found["tracks"]) == set(TRACKS)
+    figures = found["figures"]
+    for track in ("history", "markov", "full", "one_step", "one_step_full"):
+        assert figures[f"low_{track}"] <= figures[f"em_{track}"] <= figures[f"high_{track}"]
+        assert {f"em_rules_{track}", f"em_{track}_equal_params", f"lead_{track}_equal_params"} <= set(figures)
+        assert figures[f"lead_{track}_rules"] == pytest.approx(
+            figures[f"em_{track}"] - figures[f"em_rules_{track}"], abs=0.02
+        )
+    assert figures["params"] < 1e7 and figures["window_ms"] > 0 and figures["em_at_1_loops"] >= 0
+    assert all(isinstance(value, int | float) for value in figures.values())
+    # Again from what is there: nothing is trained or asked twice.
+    result.unlink()
+    monkeypatch.setattr(study, "run_benchmark", None)
+    monkeypatch.setattr(study, "looping", None)
+    assert json.loads(study.run_text_study(small).read_text())["figures"] == figures
+
+
+def test_a_recording_of_another_world_and_an_existing_result_are_refused(small: TextStudyConfig) -> None:
+    with pytest.raises(UserError, match="recorded in scienceworld, not in alfworld"):
+        study.run_text_study(replace(small, world="alfworld"))
+    small.result.parent.mkdir(parents=True)
+    small.result.write_text("{}")
+    with pytest.raises(UserError, match="--out"):
+        study.run_text_study(small)
+
+
+def test_a_study_without_the_looped_system_is_refused() -> None:
+    with pytest.raises(UserError, match="compares stacks with the looped system"):
+        TextStudyConfig(systems=("stack-equal-flops",))
