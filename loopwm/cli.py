@@ -16,7 +16,7 @@ from loopwm.presets import PRESETS
 
 COMMANDS = {
     "demo": "all of it: record, train three models, evaluate them, write a report",
-    "collect": "record episodes of a world into an HDF5 file",
+    "collect": "record episodes of a world, in numbers or in words, into one file",
     "data": "inspect, validate, convert, split or mix recordings in any format",
     "train": "train a model on recorded episodes",
     "train-gate": "teach a trained looped model when to leave its loop",

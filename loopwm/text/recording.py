@@ -113,7 +113,7 @@ def write_recording(path: Path, episodes: Iterable[TextEpisode], manifest: TextM
         UserError: `path` exists, or there is no episode.
         LoopwmError: the disk refused.
     """
-    pq = _parquet()
+    pq = parquet()
     refuse_existing(path, "choose another path or remove it")
     table = _table(list(episodes))
     manifest = replace(manifest, digest=_digest(table))
@@ -128,7 +128,7 @@ def read_recording(path: Path) -> tuple[TextManifest, list[TextEpisode]]:
     Raises:
         UserError: missing, not such a recording, of another version, or damaged.
     """
-    pq, path = _parquet(), Path(path)
+    pq, path = parquet(), Path(path)
     if not path.is_file():
         raise UserError(f"There is no recording at {path}; record one with: loopwm collect textworld --out {path}")
     try:
@@ -156,11 +156,13 @@ def is_recording(path: Path) -> bool:
     if path.suffix != ".parquet":
         return False
     try:
-        return KEY in (_parquet().read_schema(path).metadata or {})
+        return KEY in (parquet().read_schema(path).metadata or {})
     except (OSError, ValueError, UserError):
         return False
 
 
+_AT_ONCE = 4096
+"""Rows of which the digest is taken together."""
 _EPISODE_COLUMNS = ("game", "task_type", "split", "actor", "description", "initial", "seed", "terminated")
 _ROW_COLUMNS = ("observation", "action", "reward", "score", "look", "inventory")
 
@@ -200,35 +202,57 @@ def _table(episodes: list[TextEpisode]) -> pa.Table:
 
 
 def _episodes(table: pa.Table) -> list[TextEpisode]:
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    starts = [row for row, step in enumerate(columns["step"]) if step == 0] + [table.num_rows]
-    return [_episode(columns, first, last) for first, last in itertools.pairwise(starts)]
+    steps = table.column("step").to_pylist()
+    edges = [row for row, step in enumerate(steps) if step == 0] + [table.num_rows]
+    rows = {name: table.column(name).to_pylist() for name in _ROW_COLUMNS if name != "reward"}
+    # The first row of an episode alone: what is repeated in all others, read as strings, would fill the memory.
+    heads = table.select(_EPISODE_COLUMNS).take(edges[:-1]).to_pylist()
+    return [
+        _episode(rows, head, first, last) for head, (first, last) in zip(heads, itertools.pairwise(edges), strict=True)
+    ]
 
 
-def _episode(columns: dict[str, list[Any]], first: int, last: int) -> TextEpisode:
+def _episode(rows: dict[str, list[Any]], head: dict[str, Any], first: int, last: int) -> TextEpisode:
     def text(name: str) -> tuple[str, ...]:
-        found = columns[name][first:last]
+        found = rows[name][first:last]
         return () if found[0] is None else tuple(found)
 
     return TextEpisode(
-        observations=tuple(columns["observation"][first:last]),
-        actions=tuple(columns["action"][first : last - 1]),
-        scores=tuple(columns["score"][first:last]),
+        observations=tuple(rows["observation"][first:last]),
+        actions=tuple(rows["action"][first : last - 1]),
+        scores=tuple(rows["score"][first:last]),
         looks=text("look"),
         inventories=text("inventory"),
-        **{name: columns[name][first] for name in _EPISODE_COLUMNS},
+        **head,
     )
 
 
 def _digest(table: pa.Table) -> str:
-    """32 hexadecimal digits that change when any row does, whatever version of Parquet wrote them."""
+    """32 hexadecimal digits that change when any row does, whatever version of Parquet wrote them.
+
+    Of the JSON lists [name, values], one after the other, which are written piece by piece as they may not fit.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name in table.column_names:
-        digest.update(json.dumps([name, table.column(name).to_pylist()], ensure_ascii=False).encode())
+        digest.update(f"[{json.dumps(name)}, [".encode())
+        for start in range(0, table.num_rows, _AT_ONCE):
+            values = json.dumps(table.column(name).slice(start, _AT_ONCE).to_pylist(), ensure_ascii=False)
+            digest.update(((", " if start else "") + values[1:-1]).encode())
+        digest.update(b"]]")
     return digest.hexdigest()
 
 
-def _parquet() -> Any:
+def parquet() -> Any:
+    """The module `pyarrow.parquet`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    """The module `pyarrow.parquet`.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import pyarrow.parquet as pq
     except ImportError:
