@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shlex
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +54,10 @@ class Corridor:
 
     def games(self) -> list[str]:
         return [f"{'validation' if n % 3 == 2 else 'train'}/walk/{n}" for n in range(self.games_count)]
+
+    def replay(self, game: str, actions: Sequence[str]) -> list[str]:
+        places = itertools.accumulate(1 if action == "go right" else -1 for action in actions)
+        return [f"You are at door {place}." for place in places]
 
     def play(self, game: str, actor: str, seed: int) -> TextEpisode:
         split, kind, number = game.split("/")

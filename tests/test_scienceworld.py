@@ -112,6 +112,14 @@ def test_the_initial_state_shows_every_room_once(gold: TextEpisode) -> None:
 
 
 @needs_java
+def test_a_recorded_game_can_be_played_another_way(world: ScienceWorld, gold: TextEpisode) -> None:
+    said = world.replay(gold.game, ["dance", "look around"])
+    assert said[0].startswith("No known action matches that input.")
+    assert said[1].split("In it")[0] == gold.observations[0].split("In it")[0]
+    with pytest.raises(LoopwmError, match="no game 'nothing/3'"):
+        world.replay("nothing/3", [])
+
+
 def test_looking_beside_the_actions_takes_no_time(world: ScienceWorld) -> None:
     with world._simulator("_played", 60) as server:
         server.load("boil", 0, "", False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,23 @@ def test_off_the_recorded_path_nothing_is_said_of_the_recording(toy_run: Path) -
     other = next(action for action in ("go", "look", "open box") if action != game.actions[0])
     assert "recorded" not in player.take(other)
     assert "recorded" not in player.take(game.actions[1])
+
+
+def test_off_the_recorded_path_the_real_world_is_asked(toy_run: Path) -> None:
+    asked: list[list[str]] = []
+
+    def real(actions: Sequence[str]) -> str:
+        asked.append(list(actions))
+        return "It is dark."
+
+    game = recorded_beginning(toy_run)
+    player = Player(TextSimulator.from_run(toy_run), game, against=True, initial=False, real=real)
+    player.take("")
+    other = next(action for action in ("go", "look", "open box") if action != game.actions[1])
+    assert player.take(other).splitlines()[-1] == "  [real: It is dark.]"
+    player.take("undo")
+    player.take(other)
+    assert asked == [[game.actions[0], other]] * 2
 
 
 def test_what_cannot_be_read_is_said_and_the_game_goes_on(toy_run: Path) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from loopwm.commands.arguments import parse
+from loopwm.errors import LoopwmError
 from loopwm.text.simulator import SimulatorConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from loopwm.text.playing import Beginning, Player, Real
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,8 @@ class Imagine:
     description: str = ""
     """The task, where a game begins with --observation."""
     against_real: Annotated[bool, FlagCreatePairsOff] = False
-    """Show beside every answer what the recorded episode says, as long as its actions are taken, and let the model go
-    on from that."""
+    """Show the true answer beside every imagined one, and let the model go on from that: what was recorded, as long as
+    the recorded actions are taken, and then what the real world says, where it is installed."""
     initial: Annotated[bool, FlagCreatePairsOff] = False
     """Show the model the complete initial state, where it is recorded."""
     settings: Annotated[SimulatorConfig, arg(name="")] = field(default_factory=SimulatorConfig)
@@ -50,8 +57,32 @@ def main(words: list[str]) -> None:
         game = Beginning(arguments.observation, arguments.description)
     else:
         game = recorded_beginning(arguments.run, arguments.data, arguments.game)
-    player = Player(simulator, game, arguments.against_real, arguments.initial)
     console = Console(highlight=False)
+    with contextlib.ExitStack() as stack:
+        real = real_world(game, stack, console) if arguments.against_real else None
+        play(Player(simulator, game, arguments.against_real, arguments.initial, real), console)
+
+
+def real_world(game: Beginning, stack: contextlib.ExitStack, console: Console) -> Real | None:
+    """The world that a game was recorded in; None where it cannot be played here, which is said."""
+    from loopwm.text.worlds.registry import TEXT_WORLDS
+
+    if game.world not in TEXT_WORLDS:
+        return None
+    entry = TEXT_WORLDS[game.world]
+    try:
+        world = entry.make(entry.config())
+        stack.callback(world.close)
+        # Asked for nothing, to find out now whether it can be played.
+        world.replay(game.name, ())
+    except LoopwmError as error:
+        console.print(f"(only recorded answers are shown: {error})", markup=False)
+        return None
+    return lambda actions: world.replay(game.name, actions)[-1]
+
+
+def play(player: Player, console: Console) -> None:
+    """Until the end of the input, or `quit`."""
     console.print(player.opening(), markup=False)
     while True:
         try:

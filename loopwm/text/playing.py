@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,15 @@ class Beginning:
 
     Attributes:
         observation: o_0. description: the task. initial: the complete initial state, or empty.
-        title: what game it is. actions, observations: a_0 ... and o_1 ..., if it was recorded.
+        world, name: where the game is from, and its name there. title: the same for people.
+        actions, observations: a_0 ... and o_1 ..., if it was recorded.
     """
 
     observation: str
     description: str = ""
     initial: str = ""
+    world: str = ""
+    name: str = ""
     title: str = ""
     actions: tuple[str, ...] = ()
     observations: tuple[str, ...] = ()
@@ -39,7 +43,7 @@ def recorded_beginning(run: Path | str, data: Path | None = None, game: str | No
     if data is None and not settings.is_file():
         raise UserError(f"Nothing was recorded beside {run}; say how a game begins with --observation, or give --data.")
     path = data or read_config(settings).data
-    episodes = read_recording(path)[1]
+    manifest, episodes = read_recording(path)
     held_out = next((one for one in episodes if one.split == "validation"), episodes[0])
     chosen = held_out if game is None else next((one for one in episodes if one.game == game), None)
     if chosen is None:
@@ -50,27 +54,36 @@ def recorded_beginning(run: Path | str, data: Path | None = None, game: str | No
         chosen.observations[0],
         chosen.description,
         chosen.initial,
+        manifest.world,
+        chosen.game,
         f"{chosen.game} ({chosen.task_type}, {chosen.split})",
         chosen.actions,
         chosen.observations[1:],
     )
 
 
+Real = Callable[[Sequence[str]], str]
+
+
 class Player:
     """Takes lines, and keeps every moment so that it can be gone back to.
 
     Args:
-        against: while recorded actions are taken, say what was recorded, and go on from that instead of what was
-            imagined.
+        against: say what was recorded, while recorded actions are taken, or what `real` answers, and go on from that
+            instead of what was imagined.
         initial: show the complete initial state.
+        real: all actions so far -> what the real world answers to the last of them; None where there is none.
     """
 
-    def __init__(self, simulator: TextSimulator, game: Beginning, against: bool, initial: bool) -> None:
+    def __init__(
+        self, simulator: TextSimulator, game: Beginning, against: bool, initial: bool, real: Real | None = None
+    ) -> None:
         if initial and not game.initial:
             raise UserError(f"The initial state of {game.title or 'this game'} was not recorded; leave --initial out.")
         if against and not game.actions:
             raise UserError("Nothing was recorded to compare with; leave --against-real out.")
-        self.game, self.against = game, against
+        self.game, self.against, self.real = game, against, real
+        self.taken: list[str] = []
         begun = simulator.begin(game.observation, game.description, game.initial if initial else "")
         # With each moment whether it is still on the recorded path.
         self.moments: list[tuple[Scene, bool]] = [(begun, True)]
@@ -86,6 +99,7 @@ class Player:
             if len(self.moments) == 1:
                 return "This is the beginning."
             self.moments.pop()
+            self.taken.pop()
             return "Back one action."
         scene, recorded = self.moments[-1]
         step = len(self.moments) - 1
@@ -99,12 +113,16 @@ class Player:
             return str(error)
         said = [f"> {action}"] if not line else []
         said += [answer.observation, f"  [{margin(answer)}]"]
+        self.taken.append(action)
         recorded = action == following
-        if recorded and self.against:
-            true = self.game.observations[step]
-            same = " ".join(true.split()) == answer.observation
-            said += ["  [as recorded]" if same else f"  [recorded: {' '.join(true.split())}]"]
-            scene = scene.saw(true)
+        if self.against:
+            whose, true = "recorded", self.game.observations[step] if recorded else None
+            if true is None and self.real is not None:
+                whose, true = "real", self.real(self.taken)
+            if true is not None:
+                same = " ".join(true.split()) == answer.observation
+                said += [f"  [as {whose}]" if same else f"  [{whose}: {' '.join(true.split())}]"]
+                scene = scene.saw(true)
         self.moments.append((scene, recorded))
         return "\n".join(said)
 

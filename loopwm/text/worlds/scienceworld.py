@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -170,6 +170,22 @@ class ScienceWorld:
         except LoopwmError:
             self.close()
             raise
+
+    def replay(self, game: str, actions: Sequence[str]) -> list[str]:
+        """What is read after each of `actions`; see `TextWorld.replay`.
+
+        Raises:
+            LoopwmError: there is no such game, or the simulator died or took longer than `patience`.
+        """
+        task, _, number = game.partition("/")
+        with self._simulator("_played", self.config.patience) as server:
+            if task not in list(server.getTaskNames()) or not number.isdecimal():
+                raise LoopwmError(f"ScienceWorld has no game '{game}'.")
+            server.load(task, int(number), "", False)
+            walk = _Walk(server)
+            for action in actions:
+                walk.step(action)
+        return walk.observations[1:]
 
     def close(self) -> None:
         """End both simulators."""

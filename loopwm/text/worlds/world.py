@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from loopwm.text.recording import TextEpisode
@@ -34,6 +35,17 @@ class TextWorld(Protocol):
 
         Raises:
             LoopwmError: the game could not be played, in a sentence.
+        """
+        ...
+
+    def replay(self, game: str, actions: Sequence[str]) -> list[str]:
+        """What the world answers when a recorded game is played from its beginning in another way.
+
+        Args:
+            game: as episodes are called, `TextEpisode.game`. actions: any texts.
+
+        Raises:
+            LoopwmError: the game is not there, or could not be played.
         """
         ...
 
