@@ -1,4 +1,4 @@
-"""The PDDL problem of an ALFWorld game, read without the engine: what things are called, and where they are at first."""
+"""The PDDL problem of an ALFWorld game, read without the engine: what things are called and where they are at first."""
 
 from __future__ import annotations
 
