@@ -33,7 +33,7 @@ class AlfredEngine:
                 'pip install "loopwm[alfworld]", or record the actor `expert`, which needs none.'
             ) from error
         # Any: none of TextWorld's PDDL modules has types.
-        self._modules: Any = (fast_downward, logic)
+        self._module: Any = logic
         self._library: Any = fast_downward.load_lib()
         self._logics: dict[tuple[str, str], Any] = {}
         self._state: Any = None
@@ -47,14 +47,13 @@ class AlfredEngine:
         Raises:
             LoopwmError: it does not load.
         """
-        _, logic = self._modules
         words = sys.argv
         try:
             key = (game.domain, game.grammar)
             if key not in self._logics:
-                self._logics = {key: logic.GameLogic(*key)}
+                self._logics = {key: self._module.GameLogic(*key)}
             self._logic = self._logics[key]
-            self._state = logic.PddlState(self._library, game.problem, self._logic)
+            self._state = self._module.PddlState(self._library, game.problem, self._logic)
             self._infos = self._name_things()
             self._texts, self._actions = {}, {}
             return self._say("#intro#", {}).replace(UNKNOWN_TASK, game.task)
@@ -93,10 +92,11 @@ class AlfredEngine:
         return bool(self._state.check_goal())
 
     def close(self) -> None:
-        """Give back the planner's library; twice does no harm."""
-        if self._library is not None and self._state is not None:
-            self._modules[0].close_lib(self._library)
-        self._library = self._state = None
+        """Forget the game; twice does no harm.
+
+        The planner's library stays loaded, as TextWorld leaves it: unloading one copy of it breaks others.
+        """
+        self._state, self._actions, self._texts, self._infos = None, {}, {}, {}
 
     def _name_things(self) -> dict[str, Any]:
         from textworld.generator.game import EntityInfo
