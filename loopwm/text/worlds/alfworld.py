@@ -16,6 +16,7 @@ from loopwm.text.recording import TextEpisode
 from loopwm.text.worlds.alfred_engine import AlfredEngine
 from loopwm.text.worlds.alfred_games import AlfredGame, AlfredGames, find_games
 from loopwm.text.worlds.alfred_problem import initial_state, read_problem
+from loopwm.text.worlds.chance import any_command
 
 NAME = "alfworld"
 ACTORS = ("planner", "noisy", "expert")
@@ -197,8 +198,7 @@ def task_type(name: str) -> str:
 
 def _at_random(possible: list[str], not_any_more: list[str], choice: random.Random) -> str:
     commands = not_any_more if not_any_more and choice.random() < _ABSURD else possible
-    kind = choice.choice(sorted({command.split()[0] for command in commands}))
-    return choice.choice([command for command in commands if command.split()[0] == kind])
+    return any_command(commands, choice)
 
 
 def _stored(game: AlfredGame, split: str) -> tuple[list[str], list[str], list[float]]:
