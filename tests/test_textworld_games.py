@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import os
 import subprocess
 import sys
@@ -92,14 +93,12 @@ def test_noise_strays_and_is_a_function_of_its_seed(world: MadeGames, episodes: 
 @pytest.mark.parametrize("kind", ["cooking", "treasure"])
 def test_other_kinds_are_played_to_their_end(kind: str) -> None:
     pytest.importorskip("textworld")
-    world = MadeGames(
-        MadeGamesConfig(kind=kind, train=1, validation=0, test=0, level={"cooking": 2, "treasure": 13}[kind])
-    )
-    [game] = world.games()
-    gold = world.play(game, "gold", 0)
+    level = {"cooking": 2, "treasure": 13}[kind]
+    with contextlib.closing(MadeGames(MadeGamesConfig(kind=kind, level=level, train=1, validation=0, test=0))) as world:
+        [game] = world.games()
+        gold = world.play(game, "gold", 0)
     assert gold.terminated and gold.scores[-1] > 0 and gold.task_type == kind
     assert "_" not in gold.initial and len(gold.initial.split(". ")) > 10
-    world.close()
 
 
 def test_made_games_are_removed(world: MadeGames) -> None:

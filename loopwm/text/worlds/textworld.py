@@ -10,6 +10,7 @@ import contextlib
 import random
 import re
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,11 +174,8 @@ class MadeGames:
             ("description", "inventory", "admissible_commands", "score", "objective", "facts", "won", "lost"), True
         )
         infos = textworld.EnvInfos(**wanted, policy_commands=plans, extras=["walkthrough"])
-        env = textworld.start(str(self._made[1]), infos)
-        try:
+        with _without_warnings(), contextlib.closing(textworld.start(str(self._made[1]), infos)) as env:
             yield env
-        finally:
-            env.close()
 
 
 def make_game(config: MadeGamesConfig, seed: int, folder: Path) -> Path:
@@ -196,7 +194,8 @@ def make_game(config: MadeGamesConfig, seed: int, folder: Path) -> Path:
         settings = {**_RECIPES[config.at - 1], "open": True, "drop": False, "split": None, "recipe_seed": seed + 1}
     _, make, _ = CHALLENGES[_KINDS[config.kind][0]]
     try:
-        return Path(textworld.generator.compile_game(make(settings, options), options))
+        with _without_warnings():
+            return Path(textworld.generator.compile_game(make(settings, options), options))
     # Makers of games raise whatever they come across.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -257,6 +256,16 @@ class _Walk:
 
 def _tidied(text: str) -> str:
     return re.sub(r"\n\s*\n", "\n\n", _END.sub(r"\1", text)).strip()
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Jericho warns of every game that it has no solution of."""
+    from jericho import UnsupportedGameWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnsupportedGameWarning)
+        yield
 
 
 def _textworld() -> Any:
