@@ -24,7 +24,7 @@ from loopwm.text.benchmark.windows import hold_out
 from loopwm.text.worlds.alfred_engine import NOTHING_HAPPENS, AlfredEngine
 from loopwm.text.worlds.alfred_games import UNKNOWN_TASK, find_games
 from loopwm.text.worlds.alfred_problem import initial_state, listed, number_things, read_problem
-from loopwm.text.worlds.alfworld import AlfWorld, AlfWorldConfig
+from loopwm.text.worlds.alfworld import AlfWorld, AlfWorldConfig, with_search
 
 SHARED = next(
     (up / "shared" / "data" for up in Path(__file__).resolve().parents if (up / "shared/data").is_dir()), None
@@ -263,6 +263,21 @@ def test_a_split_without_games_is_refused(tmp_path: Path) -> None:
         AlfWorld(AlfWorldConfig(games=tmp_path / "games.jsonl")).games()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_search_looks_into_other_receptacles_but_only_for_what_is_taken_or_used(seed: int) -> None:
+    plan = ["go to shelf 2", "take pen 1 from shelf 2", "go to drawer 1", "open drawer 1", "put pen 1 in/on drawer 1"]
+    found = with_search(plan, read_problem(PROBLEM), random.Random(seed))
+    start = len(found) - len(plan)
+    assert found[start:] == plan
+    assert "go to shelf 1" in found[:start] and "go to shelf 2" not in found[:start]
+    inside = found[:start].index("go to drawer 1") if "go to drawer 1" in found[:start] else None
+    if inside is not None:
+        assert found[inside : inside + 3] == ["go to drawer 1", "open drawer 1", "close drawer 1"]
+    assert len(set(found[:start])) == start
+    known = with_search(["go to shelf 1", *plan[1:]], read_problem(PROBLEM), random.Random(seed))
+    assert "go to shelf 2" not in known
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -289,6 +304,9 @@ def test_planner_and_noise_are_played_in_the_real_engine(some_games: Path) -> No
     noisy = world.play(name, "noisy", 1)
     assert noisy == world.play(name, "noisy", 1) and noisy.seed == 1
     assert noisy.actions != plan.actions and set(noisy.actions) - set(plan.actions)
+    searcher = world.play(name, "searcher", 1)
+    assert NOTHING_HAPPENS not in searcher.observations and searcher.seed == 1
+    assert (searcher.terminated and searcher.length > plan.length) or searcher.length == 30
     assert noisy.observations[0] == plan.observations[0] and noisy.description in noisy.observations[0]
     assert not any("arrive at loc" in text for text in (*plan.observations, *noisy.observations))
     world.close()

@@ -15,11 +15,11 @@ from loopwm.text.benchmark.windows import is_held_out
 from loopwm.text.recording import TextEpisode
 from loopwm.text.worlds.alfred_engine import AlfredEngine
 from loopwm.text.worlds.alfred_games import AlfredGame, AlfredGames, find_games
-from loopwm.text.worlds.alfred_problem import initial_state, read_problem
+from loopwm.text.worlds.alfred_problem import AlfredProblem, initial_state, read_problem
 from loopwm.text.worlds.chance import any_command
 
 NAME = "alfworld"
-ACTORS = ("planner", "noisy", "expert")
+ACTORS = ("planner", "searcher", "noisy", "expert")
 _TASK_TYPES = {
     "look_at_obj_in_light": "look",
     "pick_and_place_simple": "pick",
@@ -82,7 +82,7 @@ class AlfWorldConfig:
 
 
 class AlfWorld:
-    """A `TextWorld` of ALFWorld's games. Only the actors `planner` and `noisy` need the engine."""
+    """A `TextWorld` of ALFWorld's games. All actors but `expert` need the engine."""
 
     name = NAME
     packages: tuple[str, ...] = ("textworld", "fast-downward-textworld")
@@ -104,7 +104,7 @@ class AlfWorld:
             wanted = getattr(self.config, split)
             if wanted and not names:
                 raise UserError(
-                    f"There are no games of the split {split} at {self.config.games}, which has "
+                    f"There are no games of the split {split} at {self.config.games or 'the usual place'}, which has "
                     f"{', '.join(sorted(set(self._games.splits.values())))}; ask for none with --{split} 0."
                 )
             drawn += [f"{split}/{name}" for name in sorted(names, key=_rank)[:wanted]]
@@ -114,8 +114,10 @@ class AlfWorld:
         """One episode; see `TextWorld.play`.
 
         `expert` is the stored trajectory, which nobody has to play. `planner` follows a plan that the engine makes from
-        all it knows. `noisy` does too, but for random actions, after each of which it plans again: a kind of action is
-        drawn first, as most of the possible ones go somewhere, and every fifth is one that was possible before.
+        all it knows. `searcher` first looks elsewhere for what the plan takes or uses, as one does who does not know
+        where it is, and is most like the stored expert. `noisy` follows the plan as well, but for random actions, after
+        each of which it plans again: a kind of action is drawn first, as most of the possible ones go somewhere, and
+        every fifth is one that was possible before.
 
         Raises:
             LoopwmError: the game does not load, cannot be solved, or has no stored trajectory.
@@ -141,7 +143,7 @@ class AlfWorld:
             actor=actor,
             description=found.task,
             initial=initial,
-            seed=seed if actor == "noisy" else -1,
+            seed=seed if actor in ("noisy", "searcher") else -1,
         )
 
     def close(self) -> None:
@@ -170,6 +172,8 @@ class AlfWorld:
         plan, before = engine.plan(), set[str]()
         if not plan:
             raise LoopwmError(f"The planner finds no way to solve {game.name}.")
+        if actor == "searcher":
+            plan = with_search(plan, read_problem(game.problem), choice)
         while plan and len(actions) < self.config.limit and not engine.won:
             stray = actor == "noisy" and choice.random() < self.config.noise
             if actor == "noisy":
@@ -194,6 +198,35 @@ def task_type(name: str) -> str:
     if kind not in _TASK_TYPES:
         raise LoopwmError(f"The game {name} is none of ALFWorld's types of tasks: {', '.join(_TASK_TYPES)}.")
     return _TASK_TYPES[kind]
+
+
+def with_search(plan: list[str], problem: AlfredProblem, choice: random.Random) -> list[str]:
+    """The plan, going elsewhere in vain before every receptacle that it takes or uses something from.
+
+    Kinds of receptacles come in a random order, those of a kind by number. Closed ones are opened and closed again.
+    Where things are brought to is known from the start, and not searched for.
+    """
+    receptacles = [problem.names[one] for one, _ in problem.facts.get("receptacleatlocation", ())]
+    closed = {problem.names[one] for (one,) in problem.facts.get("openable", ())}
+    kinds = sorted({name.split()[0] for name in receptacles})
+    choice.shuffle(kinds)
+    order = sorted(set(receptacles), key=lambda name: (kinds.index(name.split()[0]), int(name.split()[1])))
+    searched: list[str] = []
+    known: set[str] = set()
+    for number, command in enumerate(plan):
+        if command.startswith("go to "):
+            target = command.removeprefix("go to ")
+            purposes = (
+                word for word in (later.split()[0] for later in plan[number + 1 :]) if word not in ("go", "open")
+            )
+            if target in order and target not in known and next(purposes, "") in ("take", "use"):
+                for one in order[: order.index(target)]:
+                    if one not in known:
+                        searched += [f"go to {one}", *((f"open {one}", f"close {one}") if one in closed else ())]
+                        known.add(one)
+            known.add(target)
+        searched.append(command)
+    return searched
 
 
 def _at_random(possible: list[str], not_any_more: list[str], choice: random.Random) -> str:
