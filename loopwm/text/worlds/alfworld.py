@@ -64,7 +64,7 @@ class AlfWorldConfig:
     unseen: bool = False
     hold_out: float = 0.08
     noise: float = 0.25
-    limit: int = 60
+    limit: int = 100
     initial: bool = True
 
     def __post_init__(self) -> None:
@@ -206,26 +206,34 @@ def with_search(plan: list[str], problem: AlfredProblem, choice: random.Random) 
     Kinds of receptacles come in a random order, those of a kind by number. Closed ones are opened and closed again.
     Where things are brought to is known from the start, and not searched for.
     """
-    receptacles = [problem.names[one] for one, _ in problem.facts.get("receptacleatlocation", ())]
+    places = {problem.names[one]: place for one, place in problem.facts.get("receptacleatlocation", ())}
     closed = {problem.names[one] for (one,) in problem.facts.get("openable", ())}
-    kinds = sorted({name.split()[0] for name in receptacles})
+    kinds = sorted({name.split()[0] for name in places})
     choice.shuffle(kinds)
-    order = sorted(set(receptacles), key=lambda name: (kinds.index(name.split()[0]), int(name.split()[1])))
+    order = sorted(places, key=lambda name: (kinds.index(name.split()[0]), int(name.split()[1])))
     searched: list[str] = []
     known: set[str] = set()
+    here = ""
+
+    def visit(name: str) -> None:
+        nonlocal here
+        # From one receptacle to another within reach there is no way to go.
+        searched.append(f"examine {name}" if places.get(name, name) == here else f"go to {name}")
+        known.add(name)
+        here = places.get(name, name)
+
     for number, command in enumerate(plan):
-        if command.startswith("go to "):
-            target = command.removeprefix("go to ")
-            purposes = (
-                word for word in (later.split()[0] for later in plan[number + 1 :]) if word not in ("go", "open")
-            )
-            if target in order and target not in known and next(purposes, "") in ("take", "use"):
-                for one in order[: order.index(target)]:
-                    if one not in known:
-                        searched += [f"go to {one}", *((f"open {one}", f"close {one}") if one in closed else ())]
-                        known.add(one)
-            known.add(target)
-        searched.append(command)
+        if not command.startswith("go to "):
+            searched.append(command)
+            continue
+        target = command.removeprefix("go to ")
+        purposes = (word for word in (later.split()[0] for later in plan[number + 1 :]) if word not in ("go", "open"))
+        if target in order and target not in known and next(purposes, "") in ("take", "use"):
+            for one in order[: order.index(target)]:
+                if one not in known:
+                    visit(one)
+                    searched += [f"open {one}", f"close {one}"] if one in closed else []
+        visit(target)
     return searched
 
 
