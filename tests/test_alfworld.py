@@ -328,6 +328,23 @@ def test_a_broken_game_is_one_sentence_and_the_next_one_plays(some_games: Path) 
 
 
 @needs_games
+def test_a_plan_that_takes_too_long_is_given_up(some_games: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fast_downward")
+    games, engine = find_games(some_games, None), AlfredEngine()
+    engine.start(games.game(next(name for name, split in games.splits.items() if split == "valid_seen")))
+
+    def forever(infos: object) -> list[str]:
+        while infos:
+            pass
+        return []
+
+    plan = engine.plan()
+    monkeypatch.setattr(engine._state, "replan", forever)
+    monkeypatch.setattr("loopwm.text.worlds.alfred_engine._PATIENCE", 1)
+    assert plan and engine.plan() == []
+
+
+@needs_games
 @pytest.mark.slow
 def test_the_engine_answers_as_textworlds_own_environment_does(some_games: Path) -> None:
     textworld = pytest.importorskip("textworld")

@@ -7,9 +7,14 @@ grammar at every step; here each is done once, which the texts do not depend on.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import re
+import signal
 import sys
-from typing import Any
+import warnings
+from typing import Any, NoReturn
 
 from loopwm.errors import LoopwmError, UserError
 from loopwm.text.worlds.alfred_games import UNKNOWN_TASK, AlfredGame
@@ -17,6 +22,7 @@ from loopwm.text.worlds.alfred_problem import number_things
 
 _ARRIVAL = re.compile(r"^You arrive at loc \d+\. ")
 """Numbers of places, which ALFWorld's own agents do not get to see either, and stored trajectories do not have."""
+_PATIENCE = 30
 NOTHING_HAPPENS = "Nothing happens."
 
 
@@ -24,6 +30,8 @@ class AlfredEngine:
     """Plays one game after another."""
 
     def __init__(self) -> None:
+        if not hasattr(os, "fork"):
+            raise UserError("ALFWorld's engine runs on Linux and macOS; the actor `expert` needs none.")
         try:
             import fast_downward
             from textworld.envs.pddl import logic
@@ -83,8 +91,41 @@ class AlfredEngine:
         return _ARRIVAL.sub("", self._say(action.feedback_rule, action.mapping))
 
     def plan(self) -> list[str]:
-        """Actions that solve the game from here, by the engine's planner; none where it finds none."""
-        return self._state.replan(self._infos)
+        """Actions that solve the game from here, by the engine's planner; none where it finds none in time.
+
+        A search for a plan may take all the time and memory there is, and cannot be stopped. So it runs in a fork of
+        this process, with `_PATIENCE` seconds of computing time, and leaves nothing behind.
+        """
+        reading, writing = os.pipe()
+        with warnings.catch_warnings():
+            # The fork does nothing but search and write, so threads of this process do not matter to it.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if not child:
+            self._search(writing)
+        os.close(writing)
+        try:
+            with open(reading, "rb") as pipe:
+                found = pipe.read()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        return json.loads(found) if found else []
+
+    def _search(self, writing: int) -> NoReturn:
+        # Not on Windows, which can import this module but makes no engine.
+        import resource
+
+        try:
+            for limit, most in ((resource.RLIMIT_CPU, _PATIENCE), (resource.RLIMIT_CORE, 0)):
+                resource.setrlimit(limit, (most, most))
+            plan = json.dumps(self._state.replan(self._infos)).encode()
+            with open(writing, "wb") as pipe:
+                pipe.write(plan)
+        finally:
+            # Whatever happened: what the parent would do on leaving is the parent's.
+            os._exit(0)
 
     @property
     def won(self) -> bool:

@@ -171,7 +171,7 @@ class AlfWorld:
         observations, actions, scores = [engine.start(game)], [], [0.0]
         plan, before = engine.plan(), set[str]()
         if not plan:
-            raise LoopwmError(f"The planner finds no way to solve {game.name}.")
+            raise LoopwmError(f"The planner finds no way to solve {game.name} in time.")
         if actor == "searcher":
             plan = with_search(plan, read_problem(game.problem), choice)
         while plan and len(actions) < self.config.limit and not engine.won:
