@@ -22,7 +22,7 @@ from loopwm.text.worlds.alfred_problem import number_things
 
 _ARRIVAL = re.compile(r"^You arrive at loc \d+\. ")
 """Numbers of places, which ALFWorld's own agents do not get to see either, and stored trajectories do not have."""
-_PATIENCE = 30
+_PATIENCE = 10
 NOTHING_HAPPENS = "Nothing happens."
 
 
