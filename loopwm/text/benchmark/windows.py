@@ -222,13 +222,17 @@ def hold_out(episodes: Sequence[TextEpisode], share: float, seed: int = 0) -> li
     """
     if not 0 < share < 1:
         raise UserError(f"A share of {share} of the games cannot be held out; give one between 0 and 1.")
-
-    def out(game: str) -> bool:
-        digest = hashlib.blake2b(f"{seed}:{game}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest) < share * 2**64
-
     training = [episode for episode in episodes if episode.split == "train"]
-    return [replace(episode, split="validation") if out(episode.game) else episode for episode in training]
+    return [
+        replace(episode, split="validation") if is_held_out(episode.game, share, seed) else episode
+        for episode in training
+    ]
+
+
+def is_held_out(game: str, share: float, seed: int = 0) -> bool:
+    """Whether a game is among those that `hold_out` holds out; what records worlds asks the same."""
+    digest = hashlib.blake2b(f"{seed}:{game}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) < share * 2**64
 
 
 def _identity(episode: TextEpisode, seed: int) -> bytes:
