@@ -303,6 +303,9 @@ def test_planner_and_noise_are_played_in_the_real_engine(some_games: Path) -> No
     plan = world.play(name, "planner", 1)
     assert plan.terminated and plan.scores[-1] == 1 and sum(plan.scores) == 1 and plan.seed == -1
     assert NOTHING_HAPPENS not in plan.observations and plan.length <= 30
+    assert world.replay(plan.game, [*plan.actions[:2], "dance"]) == [*plan.observations[1:3], NOTHING_HAPPENS]
+    with pytest.raises(LoopwmError, match="There is no game nowhere"):
+        world.replay("nowhere", [])
     noisy = world.play(name, "noisy", 1)
     assert noisy == world.play(name, "noisy", 1) and noisy.seed == 1
     assert noisy.actions != plan.actions and set(noisy.actions) - set(plan.actions)

@@ -49,6 +49,16 @@ def test_games_of_splits_differ_and_a_larger_sample_holds_the_smaller_one(world:
     assert len({name.partition("/")[2] for name in more}) == 17
 
 
+def test_a_recorded_game_can_be_played_another_way(world: MadeGames, episodes: dict[str, TextEpisode]) -> None:
+    gold = episodes["gold"]
+    other = MadeGames()
+    assert other.replay(gold.game, gold.actions[:2]) == list(gold.observations[1:3])
+    assert len(other.replay(gold.game, ["dance", "look"])) == 2
+    other.close()
+    with pytest.raises(LoopwmError, match="There is no game 'coin'"):
+        world.replay("coin", [])
+
+
 def test_the_gold_way_wins(episodes: dict[str, TextEpisode]) -> None:
     gold = episodes["gold"]
     assert gold.terminated and gold.scores[-1] == 1 and gold.actions[-1] == "take coin" and gold.length == 4

@@ -60,7 +60,7 @@ def write(world: str, names: set[str], source: str) -> None:
 
 def scienceworld_names(variations: int) -> Iterator[str]:
     """Names of types, of objects in the trees, and referents, in lower case; repeats are possible."""
-    from scienceworld import ScienceWorldEnv
+    from scienceworld import ScienceWorldEnv  # pyright: ignore
 
     # Any: what stands in the JVM has no types.
     env: Any = ScienceWorldEnv("")

@@ -33,8 +33,9 @@ class AlfredEngine:
         if not hasattr(os, "fork"):
             raise UserError("ALFWorld's engine runs on Linux and macOS; the actor `expert` needs none.")
         try:
-            import fast_downward
-            from textworld.envs.pddl import logic
+            # Not a part of the development environment, which therefore does not find them.
+            import fast_downward  # pyright: ignore
+            from textworld.envs.pddl import logic  # pyright: ignore
         except ModuleNotFoundError as error:
             raise UserError(
                 f"Playing ALFWorld's games needs the package {error.name}, which is not installed; get it with "
@@ -140,7 +141,7 @@ class AlfredEngine:
         self._state, self._actions, self._texts, self._infos = None, {}, {}, {}
 
     def _name_things(self) -> dict[str, Any]:
-        from textworld.generator.game import EntityInfo
+        from textworld.generator.game import EntityInfo  # pyright: ignore
 
         # Any: names of things have no type there but None.
         infos: dict[str, Any] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,6 +146,19 @@ class AlfWorld:
             initial=initial,
             seed=seed if actor in ("noisy", "searcher") else -1,
         )
+
+    def replay(self, game: str, actions: Sequence[str]) -> list[str]:
+        """What is read after each of `actions`; see `TextWorld.replay`.
+
+        Raises:
+            LoopwmError: there is no such game, or it does not load.
+        """
+        if game not in self._games.splits:
+            raise LoopwmError(f"There is no game {game}.")
+        if self._engine is None:
+            self._engine = AlfredEngine()
+        self._engine.start(self._games.game(game, playable=True))
+        return [self._engine.act(action) for action in actions]
 
     def close(self) -> None:
         """Give back the engine."""

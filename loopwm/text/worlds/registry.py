@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from loopwm.errors import UserError
-from loopwm.text.worlds import scienceworld
+from loopwm.text.worlds import alfworld, scienceworld, textworld
 from loopwm.text.worlds.world import TextWorld
 
 
@@ -38,6 +38,18 @@ TEXT_WORLDS: dict[str, TextWorldEntry] = {
         scienceworld.ScienceWorldConfig,
         scienceworld.ScienceWorld,
         scienceworld.ACTORS,
+    ),
+    alfworld.NAME: TextWorldEntry(
+        "household tasks (ALFWorld; its games are a separate download)",
+        alfworld.AlfWorldConfig,
+        alfworld.AlfWorld,
+        alfworld.ACTORS,
+    ),
+    textworld.NAME: TextWorldEntry(
+        "games that TextWorld makes from a seed: coins, cooking, treasure",
+        textworld.MadeGamesConfig,
+        textworld.MadeGames,
+        textworld.ACTORS,
     ),
 }
 

@@ -210,7 +210,8 @@ class _Simulator:
 
     def __init__(self) -> None:
         try:
-            from scienceworld import ScienceWorldEnv
+            # Not a part of the development environment, which therefore does not find it.
+            from scienceworld import ScienceWorldEnv  # pyright: ignore
         except ModuleNotFoundError as error:
             raise UserError(
                 f"The world '{NAME}' needs the package {error.name}, which is not installed; get it with "

@@ -11,8 +11,8 @@ import random
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,26 @@ class MadeGames:
             seed=-1 if actor == "gold" else seed,
         )
 
+    def replay(self, game: str, actions: Sequence[str]) -> list[str]:
+        """What is read after each of `actions`, up to the end of the game; see `TextWorld.replay`.
+
+        Raises:
+            LoopwmError: there is no such game, or it cannot be made.
+        """
+        kind, level = _kind_and_level(game)
+        if (kind, level) != (self.config.kind, self.config.at):
+            self.close()
+            self.config = replace(self.config, kind=kind, level=level)
+        walk = _Walk()
+        with self._started(f"train/{game}", plans=False) as env:
+            walk.see(env.reset())
+            for action in actions:
+                state, _, done = env.step(action)
+                walk.see(state)
+                if done:
+                    break
+        return walk.observations[1:]
+
     def close(self) -> None:
         """Remove the games that were made."""
         if self._folder is not None:
@@ -178,6 +198,14 @@ class MadeGames:
             yield env
 
 
+def _kind_and_level(game: str) -> tuple[Any, int]:
+    """Of the name of a game, such as `coin-5/12`."""
+    found = re.fullmatch(r"(coin|cooking|treasure)-(\d+)/\d+", game)
+    if found is None:
+        raise LoopwmError(f"There is no game '{game}'; they are called KIND-LEVEL/SEED, such as coin-5/12.")
+    return found[1], int(found[2])
+
+
 def make_game(config: MadeGamesConfig, seed: int, folder: Path) -> Path:
     """The compiled game of that seed, in `folder`.
 
@@ -185,7 +213,7 @@ def make_game(config: MadeGamesConfig, seed: int, folder: Path) -> Path:
         LoopwmError: TextWorld cannot make or compile it.
     """
     textworld = _textworld()
-    from textworld.challenges import CHALLENGES
+    from textworld.challenges import CHALLENGES  # pyright: ignore
 
     options = textworld.GameOptions()
     options.seeds, options.path, options.file_ext = seed, f"{folder}/", ".z8"
@@ -261,7 +289,7 @@ def _tidied(text: str) -> str:
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
     """Jericho warns of every game that it has no solution of."""
-    from jericho import UnsupportedGameWarning
+    from jericho import UnsupportedGameWarning  # pyright: ignore
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnsupportedGameWarning)
@@ -270,7 +298,7 @@ def _without_warnings() -> Iterator[None]:
 
 def _textworld() -> Any:
     try:
-        import textworld
+        import textworld  # pyright: ignore
     except ModuleNotFoundError as error:
         raise UserError(
             f"The world '{NAME}' needs the package {error.name}, which is not installed; get it with "
