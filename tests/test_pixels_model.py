@@ -173,11 +173,11 @@ def test_embeddings_of_images_are_not_read_back() -> None:
         Readout(make("patch"))
 
 
-def test_weights_from_before_there_were_images_keep_their_digest() -> None:
+def test_weights_from_before_there_were_images_and_texts_keep_their_digest() -> None:
     vector = ObservationSpec("vector", (3,), ("a", "b", "c"))
     state, seen = (Blueprint(ModelConfig(), spec, PUSH) for spec in (vector, IMAGE))
     old = asdict(state)
-    del old["model"]["image_encoder"]
+    del old["model"]["image_encoder"], old["model"]["text"]
     assert weights_digest(state, {}) == sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
     other = replace(seen, model=replace(seen.model, image_encoder="patch"))
     assert weights_digest(seen, {}) != weights_digest(other, {})

@@ -22,8 +22,9 @@ from loopwm.errors import UserError
 from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.text.benchmark.windows import TRACKS, Window, cut
+from loopwm.text.config import SimulatorConfig
 from loopwm.text.recording import TextManifest, write_recording
-from loopwm.text.simulator import Scene, SimulatorConfig, TextSimulator
+from loopwm.text.simulator import Scene, TextSimulator
 from loopwm.train.checkpoint import NAME, load
 from loopwm.train.journal import read_log
 from loopwm.train.trainer import Trainer, train

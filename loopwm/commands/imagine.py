@@ -11,7 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from loopwm.commands.arguments import parse
 from loopwm.errors import LoopwmError
-from loopwm.text.simulator import SimulatorConfig
+from loopwm.text.config import SimulatorConfig
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,8 +15,9 @@ from typing import Any
 import gymnasium
 
 from loopwm.errors import UserError
+from loopwm.text.config import SimulatorConfig
 from loopwm.text.recording import TextEpisode, read_recording
-from loopwm.text.simulator import Scene, SimulatorConfig, TextSimulator
+from loopwm.text.simulator import Scene, TextSimulator
 from loopwm.text.vocabulary import ESCAPE, SPACE
 from loopwm.train.journal import read_config
 

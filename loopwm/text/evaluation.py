@@ -8,8 +8,9 @@ from pathlib import Path
 from loopwm.errors import UserError
 from loopwm.text.benchmark.sources import read_world
 from loopwm.text.benchmark.windows import Window, refuse_overlap
+from loopwm.text.config import SimulatorConfig
 from loopwm.text.recording import TextEpisode, read_recording
-from loopwm.text.simulator import SimulatorConfig, TextSimulator
+from loopwm.text.simulator import TextSimulator
 from loopwm.train.checkpoint import NAME, read_checkpoint
 from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import read_config

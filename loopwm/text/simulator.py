@@ -11,36 +11,16 @@ import torch
 from torch import Tensor
 
 from loopwm.errors import UserError
-from loopwm.model.config import ExitConfig
 from loopwm.model.text.encoders import Memory, TextActionEncoder, TextEncoder
 from loopwm.model.text.head import TextHead
 from loopwm.model.text.writing import Written, write
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
 from loopwm.text.benchmark.windows import Window
+from loopwm.text.config import SimulatorConfig
 from loopwm.text.corpus import opening, padded
 from loopwm.text.vocabulary import Vocabulary
 from loopwm.train.checkpoint import load
-
-
-@dataclass(frozen=True)
-class SimulatorConfig:
-    """How a text world is imagined."""
-
-    num_loops: int | None = None
-    """T of every step; mu when left out."""
-    exit: ExitConfig | None = None
-    """Lets a step take fewer loops."""
-    beam: int = 1
-    """Texts kept while writing; 1 takes the likeliest word every time."""
-    decode: bool = False
-    """Decode every step and read what was written as if it had happened, instead of going on in the latent."""
-
-    def __post_init__(self) -> None:
-        if self.num_loops is not None and self.num_loops < 1:
-            raise UserError(f"num_loops must be at least 1, got {self.num_loops}.")
-        if self.beam < 1:
-            raise UserError(f"A beam keeps at least 1 text, got {self.beam}.")
 
 
 @dataclass(frozen=True)

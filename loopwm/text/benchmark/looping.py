@@ -19,7 +19,8 @@ from loopwm.text.benchmark.lexicon import load_lexicon
 from loopwm.text.benchmark.metrics import Scorer
 from loopwm.text.benchmark.predictor import Scored, score
 from loopwm.text.benchmark.windows import Window
-from loopwm.text.simulator import SimulatorConfig, TextSimulator
+from loopwm.text.config import SimulatorConfig
+from loopwm.text.simulator import TextSimulator
 
 KINDS = ("copy", "number", "change")
 """Of observations: read before in the same words; read before but for its numbers; anything else."""
