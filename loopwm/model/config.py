@@ -175,6 +175,9 @@ class TextConfig:
     head: Literal["copy", "bottleneck"] = "copy"
     """What a decoder reads: the latent alone (`bottleneck`), or also the words of the observations that were seen, and
     it may repeat one of them (`copy`)."""
+    follow: int = 16
+    """A head that copies prefers places before which stands what it has just written; so many words are compared, none
+    with 0."""
 
     def __post_init__(self) -> None:
         if self.encoder < 0 or self.decoder < 1:
@@ -184,6 +187,8 @@ class TextConfig:
             )
         if self.head not in ("copy", "bottleneck"):
             raise UserError(f"model.text.head must be copy or bottleneck, got '{self.head}'.")
+        if self.follow < 0:
+            raise UserError(f"model.text.follow must not be negative, got {self.follow}.")
 
 
 @dataclass(frozen=True)

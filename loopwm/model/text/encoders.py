@@ -11,7 +11,9 @@ from loopwm.model.config import ModelConfig
 from loopwm.model.text.layers import FeedForward, WordAttention, WordBlock, angles
 from loopwm.model.text.packing import Texts, flattened
 from loopwm.spaces import ActionSpec, ObservationSpec
+from loopwm.text.vocabulary import SPECIAL
 
+PAD, BEGIN, END = (SPECIAL.index(one) for one in ("<pad>", "<begin>", "<end>"))
 NOMINAL_WORDS = 32
 """Words of an observation, or of what is decoded, for which FLOPs are counted."""
 
@@ -22,21 +24,29 @@ class Memory:
 
     Attributes:
         states: (C, D), those of one window after the other. tokens: (C,), the words. step: (C,), k of their o_k or a_k.
+        before: (C, F), the words before them in their text, nearest first, as far as a decoder follows.
         window: (B,), how many belong to every window.
     """
 
     states: Tensor
     tokens: Tensor
     step: Tensor
+    before: Tensor
     window: Tensor
+
+    @classmethod
+    def of(cls, states: Tensor, texts: Texts, follow: int) -> Memory:
+        """Of encoded texts."""
+        return cls(states, texts.tokens, texts.step, texts.before(follow, BEGIN), texts.window)
 
     def and_also(self, other: Memory) -> Memory:
         """With the words that `other` remembers of the same windows."""
         windows = torch.arange(len(self.window), device=self.window.device)
         owner = torch.cat([windows.repeat_interleave(one.window) for one in (self, other)])
         order = owner.argsort(stable=True)
-        pairs = [torch.cat([getattr(self, part), getattr(other, part)]) for part in ("states", "tokens", "step")]
-        return Memory(*(pair[order] for pair in pairs), window=self.window + other.window)
+        parts = "states", "tokens", "step", "before"
+        pairs = [torch.cat([getattr(self, part), getattr(other, part)])[order] for part in parts]
+        return Memory(*pairs, window=self.window + other.window)
 
 
 class WordEncoder(nn.Module):
@@ -45,7 +55,7 @@ class WordEncoder(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary: int, depth: int) -> None:
         super().__init__()
         width = config.width
-        self.tokens, self.rotated = config.tokens, width // config.heads // 2
+        self.tokens, self.rotated, self.follow = config.tokens, width // config.heads // 2, config.text.follow
         self.words = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.words.weight, std=width**-0.5)
         self.blocks = nn.ModuleList(WordBlock(width, config.heads, config.hidden) for _ in range(depth))
@@ -108,7 +118,7 @@ class TextEncoder(WordEncoder):
             known = (causes != 0)[..., None]
             bag = (self.words(causes.long()) * known).sum(-2) / known.sum(-2).clamp(min=1) ** 0.5
             states = states + self.cause(bag).to(states.dtype).flatten(0, 1)[texts.text]
-        return e, Memory(states, texts.tokens, texts.step, texts.window)
+        return e, Memory.of(states, texts, self.follow)
 
 
 class TextActionEncoder(WordEncoder):
@@ -125,7 +135,7 @@ class TextActionEncoder(WordEncoder):
         """The actions (B, K, A) of windows: u (B, K, N, D), and their words to look back at."""
         texts = flattened(tokens)
         states = self.encoded(texts)
-        return self.summed(states, texts), Memory(states, texts.tokens, texts.step, texts.window)
+        return self.summed(states, texts), Memory.of(states, texts, self.follow)
 
     def flops(self, words: int = NOMINAL_WORDS // 4) -> int:
         """Operations of one action of so many words."""

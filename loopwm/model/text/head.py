@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,13 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loopwm.model.config import ModelConfig
-from loopwm.model.text.encoders import NOMINAL_WORDS, Memory, weights
+from loopwm.model.text.encoders import BEGIN, END, NOMINAL_WORDS, PAD, Memory, weights
 from loopwm.model.text.layers import FeedForward, WordAttention, angles
 from loopwm.model.text.packing import Group, Layout, Texts, flattened, pairs
 from loopwm.spaces import ObservationSpec
-from loopwm.text.vocabulary import SPECIAL
 
-BEGIN, END = SPECIAL.index("<begin>"), SPECIAL.index("<end>")
 _MOST = 1 - 1e-6
 """Of the probability may be copied."""
 STEPS = 64.0
@@ -48,18 +47,45 @@ class LookingBack(nn.Module):
         self.mlp = FeedForward(width, hidden)
 
 
+_MISMATCH = 0.5
+"""What an agreement further back still counts after each word that differs."""
+
+
+def agreement(written: Tensor, remembered: Tensor) -> Tensor:
+    """How far what stands before a word agrees with what stands before remembered ones: (R, L, C), from 0 to F.
+
+    An agreement counts half as much for every word nearer by that differs, so that a list is followed beyond what
+    changed in it.
+
+    Args:
+        written: (R, L, F), words before each place, nearest first; 0 is none. remembered: (R, C, F).
+    """
+    total = torch.zeros(*written.shape[:2], remembered.shape[1], device=written.device)
+    worth = torch.ones_like(total)
+    for word, other in zip(written.int().unbind(-1), remembered.int().unbind(-1), strict=True):
+        same = (word[:, :, None] == other[:, None, :]) & (word != 0)[:, :, None]
+        total += worth * same
+        worth *= torch.where(same, 1.0, _MISMATCH)
+    return total
+
+
 class Pointer(nn.Module):
     """Which of the words that were seen to repeat, and whether to.
 
-    Source: arXiv 1704.04368, Eq. 8-9.
+    Source: arXiv 1704.04368, Eq. 8-9; that copying goes on where it is, as in arXiv 1603.06393, Section 3.3.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, follow: int) -> None:
         super().__init__()
+        self.reach = follow
         self.query, self.key = (nn.Linear(width, width, bias=False) for _ in range(2))
         self.sharpness = nn.Parameter(torch.tensor(10.0))
         self.nothing = nn.Parameter(torch.zeros(1))
         self.copy = nn.Linear(width, 1)
+        if follow:
+            self.follow = nn.Linear(width, 1)
+            nn.init.zeros_(self.follow.weight)
+            nn.init.constant_(self.follow.bias, math.log(math.e - 1))
 
     def queries(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., D)."""
@@ -69,9 +95,14 @@ class Pointer(nn.Module):
         """Of remembered words (..., D)."""
         return functional.normalize(self.key(states).float(), dim=-1)
 
-    def weights(self, q: Tensor, k: Tensor, readable: Tensor) -> Tensor:
-        """Attention (R, L, C) of q (R, L, D) to k (R, C, D); what is missing to 1 points at nothing."""
-        scores = (q @ k.transpose(1, 2)).masked_fill(~readable, -torch.inf)
+    def follows(self, x: Tensor) -> Tensor:
+        """What an agreement counts at states x (..., D): (..., 1); 1 in the beginning."""
+        return functional.softplus(self.follow(x).float()) if self.reach else x[..., :1].float()
+
+    def weights(self, q: Tensor, k: Tensor, readable: Tensor, agreed: Tensor) -> Tensor:
+        """Attention (R, L, C) of q (R, L, D) to k (R, C, D), and to what `agreed` (R, L, C) with what was written; what
+        is missing to 1 points at nothing."""
+        scores = (q @ k.transpose(1, 2) + agreed).masked_fill(~readable, -torch.inf)
         return torch.cat([self.nothing.expand(*scores.shape[:-1], 1), scores], -1).softmax(-1)[..., 1:]
 
 
@@ -88,13 +119,13 @@ class TextHead(nn.Module):
         # Padding is never written.
         self.never: Tensor
         self.register_buffer("never", torch.zeros(len(spec.names)), persistent=False)
-        self.never[SPECIAL.index("<pad>")] = -torch.inf
+        self.never[PAD] = -torch.inf
         self.places = nn.Parameter(torch.randn(config.tokens, width) / width**0.5)
         sizes = width, config.heads, config.hidden
         self.blocks = nn.ModuleList(DecoderBlock(*sizes) for _ in range(config.text.decoder))
         self.norm = nn.RMSNorm(width)
         if self.copies:
-            self.back, self.pointer = LookingBack(*sizes), Pointer(width)
+            self.back, self.pointer = LookingBack(*sizes), Pointer(width, config.text.follow)
 
     @property
     def layers(self) -> list[DecoderBlock]:
@@ -144,10 +175,12 @@ class TextHead(nn.Module):
             return own
         copied = pointed = torch.zeros_like(own)
         if look.groups:
-            q, k = self.pointer.queries(x), self.pointer.keys(memory.states)
+            q, k, follows = self.pointer.queries(x), self.pointer.keys(memory.states), self.pointer.follows(x)
+            before = texts.before(self.pointer.reach, BEGIN)
             found = []
             for here, there, readable in look.groups:
-                weights = self.pointer.weights(q[here.index], k[there.index], readable)
+                agreed = follows[here.index] * agreement(before[here.index], memory.before[there.index])
+                weights = self.pointer.weights(q[here.index], k[there.index], readable, agreed)
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
                 found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1)], -1))
             copied, pointed = look.words(found, own).unbind(-1)

@@ -77,6 +77,14 @@ class Texts:
         """(M,): which of the texts of its window a word is from."""
         return self.text % self.count
 
+    def before(self, many: int, first: int) -> Tensor:
+        """(M, many): the words before each, nearest first; `first` stands before the beginning, and 0 before that."""
+        back = torch.arange(1, many + 1, device=self.place.device)
+        known = self.place[:, None] - back
+        index = torch.arange(len(self.place), device=self.place.device)[:, None] - back
+        beginning = (known == -1) * first
+        return torch.where(known >= 0, self.tokens[index.clamp(min=0)], beginning) if len(self.place) else beginning
+
 
 def flattened(tokens: Tensor, valid: Tensor | None = None) -> Texts:
     """Texts (B, K, L) without padding.

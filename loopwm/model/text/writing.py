@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from loopwm.errors import UserError
-from loopwm.model.text.encoders import Memory
-from loopwm.model.text.head import BEGIN, END, STEPS, TextHead
+from loopwm.model.text.encoders import BEGIN, END, Memory
+from loopwm.model.text.head import STEPS, TextHead, agreement
 from loopwm.model.text.layers import angles
 
 
@@ -64,6 +64,8 @@ class _UnderWay:
         y = latents + head.places
         self.latents = [block.latent.keys(y) for block in head.layers]
         self.words: list[tuple[Tensor, Tensor]] = []
+        reach = head.pointer.reach if head.copies else 0
+        self.before = torch.zeros(len(latents), reach, dtype=torch.long, device=latents.device)
         # Without a memory nothing is looked back at, but the layer that looks back is still there.
         self.back: tuple[Tensor, ...] = ()
         if head.copies:
@@ -73,6 +75,7 @@ class _UnderWay:
         """Probabilities (R, V) of the word after `token` (R,)."""
         head = self.head
         x = head.words(token[:, None])
+        self.before = torch.cat([token[:, None], self.before], 1)[:, : self.before.shape[1]]
         turn = angles(torch.full_like(token[:, None], self.place), head.rotated)
         words = []
         for i, block in enumerate(head.layers):
@@ -104,8 +107,9 @@ class _UnderWay:
         own = head.scores(x).softmax(-1)
         if not head.copies:
             return own
-        _, readable, _, _, pointers, tokens = self.back
-        weights = head.pointer.weights(head.pointer.queries(x), pointers, readable)
+        _, readable, _, _, pointers, tokens, before = self.back
+        agreed = head.pointer.follows(x) * agreement(self.before[:, None], before)
+        weights = head.pointer.weights(head.pointer.queries(x), pointers, readable, agreed)
         copied = torch.zeros_like(own).scatter_add_(-1, tokens[:, None, :], weights)
         share = head.pointer.copy(x).float().sigmoid()
         return (1 - share * weights.sum(-1, keepdim=True)) * own + share * copied
@@ -115,24 +119,27 @@ class _UnderWay:
         self.latents = [(k[rows], v[rows]) for k, v in self.latents]
         self.words = [(k[rows], v[rows]) for k, v in self.words]
         self.back = tuple(part[rows] for part in self.back)
+        self.before = self.before[rows]
 
 
 def _remembered(head: TextHead, memory: Memory | None, step: Tensor, like: Tensor) -> tuple[Tensor, ...]:
-    """What rows look back at, padded: angles of their age, what is readable, keys, values, pointers, tokens."""
-    batch = len(step)
+    """What rows look back at, padded: angles of their age, what is readable, keys, values, pointers, tokens, what
+    stands before them."""
+    batch, reach = len(step), head.pointer.reach
     if memory is None or not len(memory.tokens):
         states, tokens = like.new_zeros(batch, 0, like.shape[-1]), step.new_zeros(batch, 0)
-        then, valid = tokens, tokens.bool()
+        then, valid, before = tokens, tokens.bool(), step.new_zeros(batch, 0, reach)
     else:
         place = torch.arange(int(memory.window.max()), device=step.device)
         begin = memory.window.cumsum(0) - memory.window
         valid = place < memory.window[:, None]
         index = (begin[:, None] + place).clamp(max=len(memory.tokens) - 1)
         states, tokens, then = memory.states[index], memory.tokens[index], memory.step[index]
+        before = memory.before[index]
     readable = (valid & (then <= step[:, None]))[:, None]
     k, v = head.back.read.keys(states, angles(then, head.rotated, STEPS))
     age = angles(step[:, None], head.rotated, STEPS)
-    return age, readable, k, v, head.pointer.keys(states), tokens
+    return age, readable, k, v, head.pointer.keys(states), tokens, before
 
 
 def _all(k: Tensor) -> Tensor:
