@@ -66,7 +66,16 @@ class Mix:
     """Transitions of each; 0 takes as many as the shortest has."""
 
 
-COMMANDS = {"inspect": Inspect, "validate": Validate, "convert": Convert, "split": Split, "mix": Mix}
+@dataclass(frozen=True)
+class Join:
+    """Put recordings of one text world into one, such as of experts and of actors that err."""
+
+    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="RECORDING")]
+    out: Annotated[Path, arg(metavar="FILE")]
+    """The new recording."""
+
+
+COMMANDS = {"inspect": Inspect, "validate": Validate, "convert": Convert, "split": Split, "mix": Mix, "join": Join}
 
 
 def main(words: list[str]) -> None:
@@ -94,6 +103,8 @@ def main(words: list[str]) -> None:
         convert(parse(Convert, rest, "data convert"))
     elif name == "split":
         split(parse(Split, rest, "data split"))
+    elif name == "join":
+        joined(parse(Join, rest, "data join"))
     else:
         mixed(parse(Mix, rest, "data mix"))
 
@@ -172,3 +183,13 @@ def mixed(arguments: Mix) -> None:
     with TerminalProgress("mixing", "store") as progress:
         out = mix(MixConfig(arguments.sources, arguments.out, arguments.steps), progress.advance)
     print(f"Written: {out}")
+
+
+def joined(arguments: Join) -> None:
+    """Write all episodes into one recording."""
+    from loopwm.text.joining import join
+
+    if not arguments.sources:
+        raise UserError("There is nothing to join; name two or more text recordings.")
+    manifest = join(arguments.sources, arguments.out)
+    print(f"Written: {arguments.out} (digest {manifest.digest})")
