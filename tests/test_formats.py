@@ -94,6 +94,7 @@ def test_nothing_is_lost_there_and_back(kind: str, recording: tuple[StoreMeta, l
         write_source(Path(folder, "first.h5"), meta, episodes)
         first = open_source(Path(folder, "first.h5"))
         write_source(there, first.meta, first.episodes())
+        assert first.count() == open_source(there).count() == len(episodes)
         write_source(Path(folder, "back.h5"), open_source(there).meta, open_source(there).episodes())
         with Store.open(Path(folder, "first.h5")) as one, Store.open(Path(folder, "back.h5")) as other:
             assert one.meta == other.meta
@@ -149,7 +150,8 @@ def test_a_folder_of_logs_is_trained_on_and_converted_once(
     monkeypatch.chdir(tmp_path)
     logs(tmp_path / "logs", 40)
     assert main(["train", "debug", "--data", "logs", "--run", "runs/a"]) == 0
-    assert "Converting logs (npz) to data/converted/logs-" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "Converting logs (npz) to data/converted/logs-" in shown.out and "converting 40/40" in shown.err
     assert main(["train", "debug", "--data", "logs", "--run", "runs/b"]) == 0
     assert "Converting" not in capsys.readouterr().out
     assert main(["evaluate", "runs/a", "--transitions", "100", "--stability-steps", "20", "--resamples", "50"]) == 0

@@ -149,9 +149,11 @@ def validate(arguments: Validate) -> None:
 def convert(arguments: Convert) -> None:
     """Write."""
     from loopwm.data.formats.registry import open_source, write_source
+    from loopwm.progress import TerminalProgress
 
     source = open_source(arguments.source)
-    write_source(arguments.out, source.meta, source.episodes(), arguments.to)
+    with TerminalProgress("converting", "episode") as progress:
+        write_source(arguments.out, source.meta, source.episodes(progress), arguments.to)
     print(f"Written: {arguments.out}")
 
 

@@ -92,7 +92,8 @@ def trained(arguments: Train) -> TrainResult:
 
     settings = arguments.settings
     if not is_recording(settings.data):
-        settings = replace(settings, data=as_store(settings.data, print))
+        with TerminalProgress("converting", "episode") as progress:
+            settings = replace(settings, data=as_store(settings.data, print, progress=progress))
     with TerminalProgress("training", "update") as progress:
         return train(settings, run, progress)
 

@@ -52,7 +52,7 @@ class MinariFormat:
             )
         dataset = minari.load_dataset(dataset_id)
         meta = read_side_file(Path(dataset.storage.data_path)) or described(dataset, dataset_id)
-        return Source(meta, partial(_parts, dataset, dataset_id, meta))
+        return Source(meta, partial(_parts, dataset, dataset_id, meta), lambda: len(dataset.episode_indices))
 
     def write(self, path: Path, meta: StoreMeta, episodes: Iterable[Episode]) -> None:
         """A new local dataset.

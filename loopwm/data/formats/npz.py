@@ -43,7 +43,8 @@ class NpzFormat:
         if not files:
             raise UserError(f"{path} holds no .npz files.")
         meta = read_side_file(path) or guessed(path, files)
-        return Source(meta, lambda: (Part(str(file), partial(read_episode, file, meta)) for file in files))
+        parts = [Part(str(file), partial(read_episode, file, meta)) for file in files]
+        return Source(meta, lambda: iter(parts), lambda: len(parts))
 
     def write(self, path: Path, meta: StoreMeta, episodes: Iterable[Episode]) -> None:
         """A new folder.

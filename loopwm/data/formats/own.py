@@ -31,7 +31,8 @@ class StoreFormat:
             UserError: missing, damaged, or not a store.
         """
         with Store.open(path) as store:
-            return Source(store.meta, partial(_parts, path))
+            count = store.num_episodes
+            return Source(store.meta, partial(_parts, path), lambda: count)
 
     def write(self, path: Path, meta: StoreMeta, episodes: Iterable[Episode]) -> None:
         """A new store.

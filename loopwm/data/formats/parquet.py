@@ -50,7 +50,7 @@ class ParquetFormat:
                 raise UserError(f"{files[0]} has no column '{name}'; it has {', '.join(schema.names)}.")
         kept = (schema.metadata or {}).get(KEY)
         meta = read_meta(files[0], kept.decode()) if kept else guessed(path, files)
-        return Source(meta, partial(_parts, files, meta))
+        return Source(meta, partial(_parts, files, meta), lambda: sum(_count(file) for file in files))
 
     def write(self, path: Path, meta: StoreMeta, episodes: Iterable[Episode]) -> None:
         """One new file.
@@ -161,6 +161,24 @@ def _groups(file: Path) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
         raise UserError(f"{file} is damaged ({error}); write it again.") from error
     if waiting:
         yield number, _columns(pa.concat_tables(waiting))
+
+
+def _count(file: Path) -> int:
+    """Episodes, from the one column that tells them apart.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    _, pa = engine()
+    count, number = 0, None
+    try:
+        for batch in opened(file).iter_batches(batch_size=ROWS_PER_GROUP, columns=["episode"]):
+            episode = batch["episode"].to_numpy(zero_copy_only=False)
+            count += int((episode[1:] != episode[:-1]).sum()) + int(episode[0] != number)
+            number = episode[-1]
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file} is damaged ({error}); write it again.") from error
+    return count
 
 
 def _columns(table: Any) -> dict[str, np.ndarray]:

@@ -10,16 +10,20 @@ from loopwm.data.formats.own import StoreFormat
 from loopwm.data.formats.registry import format_of, is_url, open_source
 from loopwm.data.store import write_store
 from loopwm.errors import UserError
+from loopwm.progress import Progress
 
 FOLDER = Path("data") / "converted"
 
 
-def as_store(source: Path, told: Callable[[str], None], folder: Path = FOLDER) -> Path:
+def as_store(
+    source: Path, told: Callable[[str], None], folder: Path = FOLDER, progress: Progress | None = None
+) -> Path:
     """The store at `source`, or the one that it was converted to.
 
     Args:
         told: called with one line when something is converted.
         folder: where converted recordings are kept.
+        progress: told of every episode that was converted.
 
     Raises:
         UserError: nothing there, no known format, or an episode that is none; nothing is left half-written.
@@ -39,7 +43,7 @@ def as_store(source: Path, told: Callable[[str], None], folder: Path = FOLDER) -
         recording = open_source(source)
         told(f"Converting {source} ({kind.name}) to {store}.")
         store.parent.mkdir(parents=True, exist_ok=True)
-        write_store(store, recording.episodes(), recording.meta)
+        write_store(store, recording.episodes(progress), recording.meta)
     return store
 
 

@@ -11,6 +11,7 @@ from loopwm.data.episode import Episode
 from loopwm.data.meta import StoreMeta, read_meta
 from loopwm.errors import UserError
 from loopwm.files import atomic_write
+from loopwm.progress import Progress
 
 SIDE_FILE = "loopwm.json"
 """Beside the data of a foreign format: what that format cannot say (spaces, names, labels, where it came from)."""
@@ -36,19 +37,24 @@ class Source:
     Attributes:
         meta: what its observations and actions are; guessed from the numbers where the format does not say.
         parts: its episodes, from the beginning every time it is called.
+        count: how many there are, found out without reading them whole.
     """
 
     meta: StoreMeta
     parts: Callable[[], Iterator[Part]]
+    count: Callable[[], int]
 
-    def episodes(self) -> Iterator[Episode]:
-        """All episodes.
+    def episodes(self, progress: Progress | None = None) -> Iterator[Episode]:
+        """All episodes; `progress` is told of each that was taken.
 
         Raises:
             UserError: the first that is none, with its file.
         """
-        for part in self.parts():
+        total = 0 if progress is None else self.count()
+        for done, part in enumerate(self.parts(), start=1):
             yield located(part)
+            if progress is not None:
+                progress.advance(done, total)
 
 
 def located(part: Part) -> Episode:
