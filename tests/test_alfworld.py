@@ -12,6 +12,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,22 @@ def test_a_larger_sample_holds_the_smaller_one(made: Path) -> None:
 def test_unseen_games_take_the_place_of_seen_ones(made: Path) -> None:
     config = AlfWorldConfig(games=made, train=0, validation=0, test=9)
     assert AlfWorld(config).games() == ["test/pick_and_place_simple-Pen-None-Shelf-valid_seen/t"]
-    unseen = AlfWorldConfig(games=made, train=0, validation=0, test=9, unseen=True)
+    unseen = AlfWorldConfig(games=made, train=0, validation=0, test=9, tested="unseen")
     assert AlfWorld(unseen).games() == ["test/pick_and_place_simple-Pen-None-Shelf-valid_unseen/t"]
+
+
+def test_games_to_test_a_stored_expert_on_are_held_out_of_training_too(made: Path) -> None:
+    config = AlfWorldConfig(games=made, train=99, validation=99, test=99, hold_out=0.2)
+    games = AlfWorld(replace(config, tested="training")).games()
+    split = {name.partition("/")[2]: name.partition("/")[0] for name in games}
+    before = {name.partition("/")[2]: name.partition("/")[0] for name in AlfWorld(config).games()}
+    held_out = {name for name, where in split.items() if where == "test"}
+    assert held_out and all("valid_" not in name and before[name] == "train" for name in held_out)
+    # What is validation stays so, and nothing else is taken from training.
+    assert {n for n, s in split.items() if s == "validation"} == {n for n, s in before.items() if s == "validation"}
+    assert {n for n, s in split.items() if s == "train"} == {n for n, s in before.items() if s == "train"} - held_out
+    with pytest.raises(UserError, match="tested must be seen, unseen or training, got 'all'"):
+        AlfWorldConfig(tested="all")  # type: ignore[arg-type]
 
 
 def test_the_official_folder_holds_the_same_games(tmp_path: Path, made: Path) -> None:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from loopwm.errors import LoopwmError, UserError
 from loopwm.text.benchmark.windows import is_held_out
@@ -37,9 +38,11 @@ _ABSURD = 0.2
 class AlfWorldConfig:
     """Which of ALFWorld's games are recorded, and how.
 
-    A share of the official training games is the split `validation`, and the official `valid_seen` (rooms known from
-    training, other objects and tasks in them) is `test`; with `unseen`, `valid_unseen` (other rooms) is `test` instead,
-    so figures of the two are never mixed. The official `valid_train`, more games of the training rooms, is left out.
+    A share of the official training games is the split `validation`. What `test` is, `tested` says, so figures of
+    different kinds of it are never mixed: `seen`, the official `valid_seen` (rooms known from training, other objects
+    and tasks in them); `unseen`, the official `valid_unseen` (other rooms); `training`, a second share of the training
+    games, for the stored expert, who has played no others. The official `valid_train`, more games of the training
+    rooms, is left out.
 
     Attributes:
         games: folder of the games, as `alfworld-download` writes it, or a JSON lines file of games; where
@@ -49,9 +52,9 @@ class AlfWorldConfig:
         train: training games, at most; a larger sample holds the smaller one.
         validation: held-out training games, at most.
         test: test games, at most. The actor `expert` has played none.
-        unseen: test games are in rooms that no training game has.
-        hold_out: share of the official training games that is held out, in (0, 1); the same games as
-            `loopwm benchmark --hold-out` with this share takes.
+        tested: where test games are from: `seen`, `unseen` or `training`.
+        hold_out: share of the official training games that is held out, in (0, 1), as much again for `tested training`;
+            for validation the same games as `loopwm benchmark --hold-out` with this share takes.
         noise: how often the actor `noisy` takes a random action, in [0, 1).
         limit: actions after which an episode that does not end is cut.
         initial: record the complete initial state of every game.
@@ -62,7 +65,7 @@ class AlfWorldConfig:
     train: int = 200
     validation: int = 50
     test: int = 50
-    unseen: bool = False
+    tested: Literal["seen", "unseen", "training"] = "seen"
     hold_out: float = 0.08
     noise: float = 0.25
     limit: int = 100
@@ -76,6 +79,8 @@ class AlfWorldConfig:
             raise UserError("There is nothing to record: train, validation and test are all 0.")
         if not 0 < self.hold_out < 1:
             raise UserError(f"hold_out must be between 0 and 1, got {self.hold_out}.")
+        if self.tested not in ("seen", "unseen", "training"):
+            raise UserError(f"tested must be seen, unseen or training, got '{self.tested}'.")
         if not 0 <= self.noise < 1:
             raise UserError(f"noise must be in [0, 1), got {self.noise}: the plan has to be followed at times.")
         if self.limit < 1:
@@ -173,10 +178,12 @@ class AlfWorld:
         return self._found
 
     def _split(self, name: str) -> str:
-        official = self._games.splits[name]
-        if official == "train":
-            return "validation" if is_held_out(name, self.config.hold_out) else "train"
-        return "test" if official == ("valid_unseen" if self.config.unseen else "valid_seen") else ""
+        official, config = self._games.splits[name], self.config
+        if official != "train":
+            return "test" if official == f"valid_{config.tested}" else ""
+        if is_held_out(name, config.hold_out):
+            return "validation"
+        return "test" if config.tested == "training" and is_held_out(name, config.hold_out, seed=1) else "train"
 
     def _played(self, game: AlfredGame, actor: str, seed: int) -> tuple[list[str], list[str], list[float]]:
         if self._engine is None:
