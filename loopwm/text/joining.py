@@ -37,7 +37,10 @@ def join(sources: Sequence[Path], out: Path) -> TextManifest:
                 )
     _check(episodes)
     command = " && ".join(
-        [*(one.command for _, one in manifests), shlex.join(["loopwm", "data", "join", *map(str, sources)])]
+        [
+            *(one.command for _, one in manifests),
+            shlex.join(["loopwm", "data", "join", *map(str, sources), "--out", str(out)]),
+        ]
     )
     return write_recording(out, episodes, replace(manifests[0][1], command=command))
 

@@ -117,8 +117,12 @@ class _UnderWay:
     def keep(self, rows: Tensor) -> None:
         """Go on with some rows, or with rows several times."""
         self.latents = [(k[rows], v[rows]) for k, v in self.latents]
-        self.words = [(k[rows], v[rows]) for k, v in self.words]
         self.back = tuple(part[rows] for part in self.back)
+        self.go_on_from(rows)
+
+    def go_on_from(self, rows: Tensor) -> None:
+        """Every row goes on from what another one wrote, which reads the same latent and memory."""
+        self.words = [(k[rows], v[rows]) for k, v in self.words]
         self.before = self.before[rows]
 
 
@@ -168,26 +172,33 @@ def _greedy(under_way: _UnderWay, longest: int) -> Written:
 def _beam(under_way: _UnderWay, longest: int, beam: int) -> Written:
     batch, device = len(under_way.latents[0][0]), under_way.latents[0][0].device
     under_way.keep(torch.arange(batch, device=device).repeat_interleave(beam))
+    written = torch.zeros(batch, longest, dtype=torch.long, device=device)
+    likely = torch.zeros(batch, device=device)
+    texts = torch.arange(batch, device=device)
     total = torch.full((batch, beam), -torch.inf, device=device)
     total[:, 0] = 0.0
     tokens = torch.zeros(batch, beam, longest, dtype=torch.long, device=device)
     ended = torch.zeros(batch, beam, dtype=torch.bool, device=device)
     token = torch.full((batch * beam,), BEGIN, device=device)
-    rows = torch.arange(batch, device=device)[:, None]
     for place in range(longest):
-        scores = under_way.next(token).log().unflatten(0, (batch, beam))
+        scores = under_way.next(token).log().unflatten(0, (len(texts), beam))
         # A text that has ended stays as it is: its only continuation is its end, at no cost.
         stay = torch.full_like(scores, -torch.inf)
         stay[..., END] = 0.0
         scores = total[..., None] + torch.where(ended[..., None], stay, scores)
         total, best = scores.flatten(1).topk(beam)
         parent, word = best // scores.shape[-1], best % scores.shape[-1]
+        rows = torch.arange(len(texts), device=device)[:, None]
         tokens, ended = tokens[rows, parent], ended[rows, parent] | (word == END)
         tokens[..., place] = torch.where(ended, 0, word)
-        under_way.keep((rows * beam + parent).flatten())
-        token = word.flatten()
-        if ended.all():
+        written[texts], likely[texts] = tokens[:, 0], total[:, 0]
+        # The likeliest comes first, and no text becomes likelier by going on: where it has ended, the search has.
+        going = (~ended[:, 0]).nonzero()[:, 0]
+        if not len(going):
             break
-    best = total.argmax(1, keepdim=True)
-    found = tokens[rows, best][:, 0]
-    return Written(found[:, : max(int((found != 0).sum(1).max()), 1)], total.gather(1, best)[:, 0])
+        under_way.go_on_from((rows * beam + parent).flatten())
+        if len(going) < len(texts):
+            under_way.keep((going[:, None] * beam + torch.arange(beam, device=device)).flatten())
+            texts, total, tokens, ended, word = (part[going] for part in (texts, total, tokens, ended, word))
+        token = word.flatten()
+    return Written(written[:, : max(int((written != 0).sum(1).max()), 1)], likely)
