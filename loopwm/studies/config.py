@@ -305,8 +305,11 @@ class TextStudyConfig:
     """Episodes asked about: `test` once, when nothing is changed any more."""
     per_type: int = 200
     """Windows of every task type and track."""
+    beam: int = 4
+    """Texts kept while a model writes: where contents cannot be known, the likeliest text is not the one that begins
+    with the likeliest word."""
     looping_per_type: int = 40
-    """Windows of every task type on which looping is measured."""
+    """Windows of every task type on which looping is measured, with greedy decoding."""
     folder: Path = Path("runs/study-text")
     """Where the runs go, a folder for each world."""
     out: Path | None = None
@@ -329,7 +332,7 @@ class TextStudyConfig:
         if self.further:
             words += ["--further", *map(str, self.further)]
         words += ["--preset", self.preset, "--systems", *self.systems, "--seeds", *map(str, self.seeds)]
-        for option in ("updates", "batch", "window", "initial", "split", "per_type", "looping_per_type"):
+        for option in ("updates", "batch", "window", "initial", "split", "per_type", "beam", "looping_per_type"):
             words += [f"--{option.replace('_', '-')}", str(getattr(self, option))]
         return shlex.join([*words, "--folder", str(self.folder), "--out", str(self.result)])
 
@@ -338,7 +341,7 @@ class TextStudyConfig:
             raise UserError("A study needs at least one seed and one system; give --seeds and --systems.")
         if "looped" not in self.systems:
             raise UserError("A study compares stacks with the looped system; name it among --systems.")
-        for option in ("updates", "batch", "window", "per_type", "looping_per_type"):
+        for option in ("updates", "batch", "window", "per_type", "beam", "looping_per_type"):
             if getattr(self, option) < 1:
                 raise UserError(f"{option} must be at least 1, got {getattr(self, option)}.")
 

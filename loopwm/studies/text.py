@@ -84,10 +84,14 @@ def windows_of(config: TextStudyConfig, track: str, per_type: int) -> BenchmarkC
 
 def asked(config: TextStudyConfig, track: str, episodes: list[TextEpisode], runs: Sequence[Path]) -> dict[str, Any]:
     """The benchmark's result on one track as plain numbers, kept in a file beside the runs."""
-    path = config.home / f"{track}-{config.split}-{config.per_type}.json"
+    path = config.home / f"{track}-{config.split}-{config.per_type}-beam{config.beam}.json"
     if not path.exists():
         result = run_benchmark(
-            config.world, episodes, of_runs(runs), windows_of(config, track, config.per_type), step=_say(track)
+            config.world,
+            episodes,
+            of_runs(runs, config.beam),
+            windows_of(config, track, config.per_type),
+            step=_say(track),
         )
         write_json(path, result.to_json())
     return json.loads(path.read_text())
@@ -128,6 +132,7 @@ def summary(
         "processor": processor(resolve_device(base.train.device)),
         "seeds": list(config.seeds),
         "updates": config.updates,
+        "beam": config.beam,
         "split": config.split,
         "recordings": digests,
         "figures": figures(config, results, evidence)
