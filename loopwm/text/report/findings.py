@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from loopwm.evaluate.bootstrap import Interval
@@ -110,7 +111,9 @@ def failures(asked: Asked) -> Finding:
     wrong = sum(causes.values())
     if wrong == 0:
         return Finding("better", f"Not one of the {asked.result.windows} answers at the last step is wrong.")
-    told = ", ".join(f"{cause} {value:.1%}" for cause, value in sorted(causes.items(), key=lambda one: -one[1]) if value)
+    told = ", ".join(
+        f"{cause} {value:.1%}" for cause, value in sorted(causes.items(), key=lambda one: -one[1]) if value
+    )
     types = system.steps[-1]["em"].by_type
     worst = min(types, key=lambda name: types[name].mean)
     where = f"; the worst task type is {worst} with EM {em(types[worst])}, n = {types[worst].n}"
@@ -157,11 +160,12 @@ def _headline(asked: Asked) -> str:
 
 
 def _not_asked(asked: Asked, run: TextRun) -> Finding:
-    return Finding(
-        "unknown", f"The {run.label} was not asked about these windows; measure it with: loopwm evaluate "
-        f"{asked.runs[asked.leading].folder} --benchmark {asked.result.world} --track {asked.track} "
-        f"--split {asked.result.config.windows.split} --overwrite --against {run.folder}"
-    )  # fmt: skip
+    windows, head = asked.result.config.windows, asked.runs[asked.leading]
+    words = ["loopwm", "evaluate", head.folder, "--benchmark", asked.result.world, "--track", windows.track]
+    words += ["--split", windows.split, "--per-type", str(windows.per_type), "--seed", str(windows.seed)]
+    others = [one.folder for one in (*list(asked.runs.values())[1:], *asked.missing)]
+    again = shlex.join([*words, "--overwrite", "--against", *others])
+    return Finding("unknown", f"The {run.label} was not asked about these windows; measure it with: {again}")
 
 
 def _depth(found: Looping) -> Finding:
