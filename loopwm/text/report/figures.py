@@ -65,8 +65,8 @@ def _loss(runs: Sequence[TextRun]) -> Figure | None:
         "training",
         "Loss of a word",
         line_figure("training", lines, Axis("update"), Axis("negative log-likelihood of a word (nats)", log=True)),
-        "Lines: of the training windows, smoothed. Dots: of the validation episodes with every observation seen, squares "
-        "with the first one alone; averaged weights.",
+        "Lines: of the training windows, smoothed. Dots: of the validation episodes with every observation seen, "
+        "squares with the first one alone; averaged weights.",
         "dots or squares that rise while the line falls (overfitting), or lines that still fall steeply at the end.",
     )
 
@@ -117,8 +117,8 @@ def _steps(asked: Asked) -> Figure:
             Axis(f"EM in percent, {headline_name(result)}", limits=(0, None)),
             level=100 * ceiling.mean,
         ),
-        f"{ends} to {em(asked.em(asked.leading))} at step {result.last}. Shaded: 95% intervals over episodes. Grey: rules. "
-        f"Thin line: estimated ceiling at step {result.last}, {em(ceiling)}."
+        f"{ends} to {em(asked.em(asked.leading))} at step {result.last}. Shaded: 95% intervals over episodes. "
+        f"Grey: rules. Thin line: estimated ceiling at step {result.last}, {em(ceiling)}."
         + (f" The report's line is {INDICATIVE}." if len(rows) > 1 else ""),
         "a grey line above the coloured ones (rules that learn nothing do better), or a steep fall from left to right.",
     )
@@ -137,8 +137,8 @@ def _misses(asked: Asked) -> Figure:
         f"misses-{asked.name}",
         "Why answers are wrong",
         bar_figure(f"misses-{asked.name}", groups, bars, Axis(""), Axis(f"windows wrong at step {last}, percent")),
-        f"Shares of all {n:,} windows, {headline_name(asked.result)}: the first cause that applies, from the left. What "
-        "was not shown before cannot be known from this track.",
+        f"Shares of all {n:,} windows, {headline_name(asked.result)}: the first cause that applies, from the left. "
+        "What was not shown before cannot be known from this track.",
         "high points at 'another answer', a misunderstood action, and 'numbers', which rules continue along a line.",
     )
 
@@ -164,8 +164,8 @@ def _kinds(name: str, found: Looping) -> Figure:
         f"kinds-{name}",
         "Where loops are spent",
         bar_figure(f"kinds-{name}", kinds, bars, Axis("the text to be predicted"), Axis("loops of the last step")),
-        f"With the exit output_delta at {found.chosen:g}. Copy: a text read before; number: the same but for its numbers; "
-        f"change: anything else. Shares of the windows: {shares}.",
+        f"With the exit output_delta at {found.chosen:g}. Copy: a text read before; number: the same but for its "
+        f"numbers; change: anything else. Shares of the windows: {shares}.",
         "points at one height: the exit does not know what is hard.",
     )
 

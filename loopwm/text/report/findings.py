@@ -81,7 +81,7 @@ def against_ceiling(asked: Asked) -> Finding:
         "better": f"{where} the estimated ceiling of {em(ceiling)}, by guessing what was not shown",
         "worse": f"{where} the estimated ceiling of {em(ceiling)}",
     }.get(verdict, f"not clearly apart from the estimated ceiling of {em(ceiling)}")
-    return Finding(verdict, f"Of what this track has shown or makes likely, EM {ours.mean:.1%} is {says}.")
+    return Finding(verdict, f"EM {ours.mean:.1%} is {says}, which is what knowing everything shown would reach.")
 
 
 def against_report(asked: Asked) -> list[Finding]:
@@ -126,7 +126,7 @@ def compared(lead: Interval, other: str) -> str:
     low, high = sorted((sign * lead.low, sign * lead.high))
     by = f"by {100 * sign * lead.mean:.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
     if verdict == "tie":
-        return f"not clearly different from {other}, {points(lead)}"
+        return f"not clearly different from {other} ({points(lead)})"
     return f"{verdict} than {other} {by}"
 
 

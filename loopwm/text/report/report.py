@@ -197,8 +197,8 @@ def _drawn(asked: Asked, count: int) -> str:
         return ""
     right = sum(one.answers[kept.leading].right[-1] for one in kept.windows)
     return (
-        f"Drawn, not chosen (seed {kept.config.seed}): {right} of the {kept.right:,} windows that {kept.leading} answers "
-        f"right at the last step, and {count - right} of the {kept.wrong:,} that it answers wrong. Texts are cut at "
+        f"Drawn, not chosen (seed {kept.config.seed}): {right} of the {kept.right:,} windows that {kept.leading} "
+        f"answers right at the last step, and {count - right} of the {kept.wrong:,} that it answers wrong. Texts are cut at "
         f"{kept.config.length:,} characters, white space is shown as single spaces in what is compared, and words that "
         "differ are underlined. More was read than the present observation, where the track shows more."
     )

@@ -136,8 +136,8 @@ def read_benchmarks(run: TextRun) -> dict[Path, StoredBenchmark]:
             found[path] = TypeAdapter(StoredBenchmark).validate_python(json.loads(path.read_text()))
         except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(
-                f"{path} is not a result of the text benchmark that this loopwm reads; remove it, or measure again with "
-                f"--overwrite: loopwm evaluate {shlex.quote(run.folder)} --benchmark WORLD"
+                f"{path} is not a result of the text benchmark that this loopwm reads; remove it, or measure again "
+                f"with --overwrite: loopwm evaluate {shlex.quote(run.folder)} --benchmark WORLD"
             ) from error
     return found
 

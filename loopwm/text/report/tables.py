@@ -135,8 +135,10 @@ def paired(asked: Asked) -> Table:
 
 def depth(found: Looping) -> Table:
     """EM at T, and with every exit."""
-    rows = [(f"T = {T}" + (" (mu)" if T == found.mu else ""), (percent(em), Cell(""), Cell(f"{T}")))
-            for T, em in sorted(found.depth.items())]  # fmt: skip
+    rows = [
+        (f"T = {loops}" + (" (mu)" if loops == found.mu else ""), (percent(em), Cell(""), Cell(str(loops))))
+        for loops, em in sorted(found.depth.items())
+    ]
     rows += [
         (
             f"exit at {one.threshold:g}" + (" (chosen)" if one.threshold == found.chosen else ""),
