@@ -21,6 +21,7 @@ from loopwm.text.report.findings import findings
 from loopwm.text.report.runs import TextRun, describe, learned_text
 from loopwm.text.report.stored import Asked, gather
 from loopwm.text.report.worked import Worked, worked
+from loopwm.train.checkpoint import NAME, read_checkpoint
 from loopwm.train.journal import versions
 
 
@@ -62,6 +63,9 @@ def all_text(runs: Sequence[Path]) -> bool:
     """
     kinds = {Path(run): learned_text(run) for run in runs}
     if len(set(kinds.values())) > 1:
+        for run in kinds:
+            # Says so where there is no run at all.
+            read_checkpoint(run / NAME, ())
         text, other = (next(run for run, kind in kinds.items() if kind is wanted) for wanted in (True, False))
         raise UserError(f"{text} learned a text world and {other} did not; report on one kind of run at a time.")
     return any(kinds.values())
@@ -198,8 +202,8 @@ def _drawn(asked: Asked, count: int) -> str:
     right = sum(one.answers[kept.leading].right[-1] for one in kept.windows)
     return (
         f"Drawn, not chosen (seed {kept.config.seed}): {right} of the {kept.right:,} windows that {kept.leading} "
-        f"answers right at the last step, and {count - right} of the {kept.wrong:,} that it answers wrong. Texts are cut at "
-        f"{kept.config.length:,} characters, white space is shown as single spaces in what is compared, and words that "
+        f"answers right at the last step, and {count - right} of the {kept.wrong:,} that it answers wrong. Texts are "
+        f"cut at {kept.config.length:,} characters, white space is shown as single spaces in what is compared, and words that "
         "differ are underlined. More was read than the present observation, where the track shows more."
     )
 

@@ -78,6 +78,12 @@ class Asked:
         return self.result.config.windows.track
 
     @property
+    def systems(self) -> dict[str, SystemResult]:
+        """The runs, and then all others that answered."""
+        found = self.result.systems
+        return {name: found[name] for name in dict.fromkeys((*self.runs, *found))}
+
+    @property
     def leading(self) -> str:
         """The system that the lines are about."""
         return next(iter(self.runs))

@@ -56,7 +56,7 @@ def metrics(asked: Asked) -> Table:
     """Every metric at the last step, by every average, and the report's own figures."""
     rows = []
     for name, kind in averages(asked):
-        for system, found in asked.result.systems.items():
+        for system, found in asked.systems.items():
             cells = (percent(pick(found.steps[-1][metric], kind)) for metric in METRICS)
             rows.append((f"{asked.label(system)}, {name}", tuple(cells)))
     for row in reported(asked.result.world):
@@ -72,7 +72,7 @@ def steps(asked: Asked) -> Table:
     last = asked.result.last
     rows = []
     for name, kind in averages(asked):
-        for system, found in asked.result.systems.items():
+        for system, found in asked.systems.items():
             cells = (percent(pick(one["em"], kind)) for one in found.steps)
             rows.append((f"{asked.label(system)}, {name}", tuple(cells)))
     overall = [row for row in reported(asked.result.world) if row.task_type == "overall"]
@@ -91,16 +91,15 @@ def types(asked: Asked) -> Table:
         for row in reported(result.world)
         if row.system.startswith("LoopWM") and row.step == result.last
     }
-    systems = [*asked.runs, *(name for name in result.systems if name not in asked.runs)]
     rows = []
     for kind, count in result.types.items():
-        cells = [percent(result.systems[system].steps[-1]["em"].by_type[kind]) for system in systems]
+        cells = [percent(found.steps[-1]["em"].by_type[kind]) for found in asked.systems.values()]
         cells.append(percent(complement(result.ceiling["unusual"].by_type[kind])))
         if says:
             cells.append(Cell(f"{says[kind]:.1f}", INDICATIVE) if kind in says else Cell("-"))
         rows.append((kind, (*cells, Cell(str(count), f"{result.episodes[kind]} episodes"))))
     report = ("LoopWM report",) if says else ()
-    return Table((*(asked.label(one) for one in systems), "ceiling", *report, "windows"), tuple(rows))
+    return Table((*map(asked.label, asked.systems), "ceiling", *report, "windows"), tuple(rows))
 
 
 def ceiling(asked: Asked) -> Table:
@@ -115,14 +114,14 @@ def misses(asked: Asked) -> Table:
     """Wrong answers by cause, every system."""
     rows = tuple(
         (asked.label(system), tuple(percent(headline_of(found.misses[cause])) for cause in MISSES))
-        for system, found in asked.result.systems.items()
+        for system, found in asked.systems.items()
     )
     return Table(MISSES, rows)
 
 
 def paired(asked: Asked) -> Table:
     """Differences of EM, rows less columns."""
-    systems = asked.result.systems
+    systems = asked.systems
     rows = tuple(
         (
             asked.label(name),
