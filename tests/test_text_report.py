@@ -26,6 +26,7 @@ from toy_text import tiny
 from loopwm.cli import main
 from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Interval
+from loopwm.presets import PRESETS
 from loopwm.text.benchmark.errors import MISSES
 from loopwm.text.benchmark.examples import CUT, shortened
 from loopwm.text.report.findings import compared, findings, verdict_of
@@ -33,7 +34,6 @@ from loopwm.text.report.report import all_text, write_text_report
 from loopwm.text.report.runs import describe
 from loopwm.text.report.stored import Asked, gather
 from loopwm.text.report.worked import marked
-from loopwm.train.published import folders as published
 from loopwm.train.trainer import train
 
 SYSTEMS = ("looped", "stack-equal-params", "stack-equal-flops")
@@ -232,7 +232,7 @@ def test_a_run_that_was_measured_by_itself_joins_where_the_windows_are_the_same(
     def only(name: str) -> Callable[[dict[str, Any]], None]:
         def edit(found: dict[str, Any]) -> None:
             for other in set(SYSTEMS) - {name}:
-                del found["systems"][other], found["runs"][other]
+                del found["systems"][other], found["runs"][other], found["systems"][name]["against"][other]
 
         return edit
 
@@ -345,7 +345,7 @@ def refused(capsys: pytest.CaptureFixture[str], out: Path, *runs: Path) -> str:
 
 
 def test_runs_that_cannot_be_reported_are_refused_in_a_sentence(
-    copies: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copies: list[Path], billiards_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     looped, stack = copies
     out = tmp_path / "out"
@@ -355,7 +355,8 @@ def test_runs_that_cannot_be_reported_are_refused_in_a_sentence(
     twin = Path(shutil.copytree(stack, tmp_path / "more" / stack.name))
     assert f"Two of the runs are called '{stack.name}'" in refused(capsys, out, stack, twin)
     assert "There is no checkpoint at" in refused(capsys, out, looped, tmp_path / "nowhere")
-    numbers = next(iter(published().values()))
+    config, numbers = PRESETS["debug"].config, tmp_path / "numbers"
+    train(replace(config, data=billiards_store, train=replace(config.train, updates=2)), numbers)
     said = refused(capsys, out, looped, numbers)
     assert f"{looped} learned a text world and {numbers} did not; report on one kind of run at a time." in said
     out.mkdir()
@@ -367,7 +368,7 @@ def test_runs_that_cannot_be_reported_are_refused_in_a_sentence(
 def test_results_of_other_weights_and_damaged_ones_are_refused(copies: list[Path], tmp_path: Path) -> None:
     assert all_text(copies) and not all_text([tmp_path])
     change(copies[0] / HISTORY, lambda found: found["runs"]["looped"].update(checkpoint="0" * 32))
-    with pytest.raises(UserError, match="not measured with the weights that .* has now; measure again with: loopwm"):
+    with pytest.raises(UserError, match=r"not measured with the weights that .* has now; measure again with: loopwm"):
         asked(copies)
     change(copies[0] / HISTORY, lambda found: found.update(world="alfworld"))
     with pytest.raises(UserError, match="different worlds"):

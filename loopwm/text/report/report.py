@@ -203,8 +203,8 @@ def _drawn(asked: Asked, count: int) -> str:
     return (
         f"Drawn, not chosen (seed {kept.config.seed}): {right} of the {kept.right:,} windows that {kept.leading} "
         f"answers right at the last step, and {count - right} of the {kept.wrong:,} that it answers wrong. Texts are "
-        f"cut at {kept.config.length:,} characters, white space is shown as single spaces in what is compared, and words that "
-        "differ are underlined. More was read than the present observation, where the track shows more."
+        f"cut at {kept.config.length:,} characters, white space is shown as single spaces in what is compared, "
+        "and words that differ are underlined. More was read than the present observation, where the track shows more."
     )
 
 
