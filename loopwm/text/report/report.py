@@ -37,7 +37,7 @@ class LoopingPart:
 
 @dataclass(frozen=True)
 class Section:
-    """All that the page says about a track; `drawn` says where the examples are from."""
+    """All that the page says about a track; `folded` tables are shown when asked for, and `drawn` says where the examples are from."""
 
     name: str
     track: str
@@ -50,6 +50,7 @@ class Section:
     lines: list[Finding]
     figures: list[Figure]
     tables: list[tuple[str, Table]]
+    folded: list[tuple[str, Table]]
     looping: LoopingPart | None
     examples: list[Worked]
     drawn: str
@@ -136,9 +137,15 @@ def section(asked: Asked, lines: list[Finding]) -> Section:
     """A track in figures, tables and examples."""
     result, last = asked.result, asked.result.last
     small = "Small print: 95% intervals."
+    averaged = [
+        [
+            (f"Every metric at step {last}, in percent, {name}. {small}", tables.metrics(asked, kind)),
+            *([(f"EM at every step, in percent, {name}. {small}", tables.steps(asked, kind))] if last > 1 else []),
+        ]
+        for name, kind in tables.averages(asked)
+    ]
     shown = [
-        (f"Every metric at step {last}, in percent. {small}", tables.metrics(asked)),
-        *([(f"EM at every step, in percent. {small}", tables.steps(asked))] if last > 1 else []),
+        *averaged[0],
         (f"EM at step {last} by task type, in percent; the ceiling is an estimate. {small}", tables.types(asked)),
         (f"EM at step {last}, differences of rows to columns in points, paired by window.", tables.paired(asked)),
         (f"Wrong at step {last} by cause, in percent of all windows.", tables.misses(asked)),
@@ -157,6 +164,7 @@ def section(asked: Asked, lines: list[Finding]) -> Section:
         lines=lines,
         figures=figures.track_figures(asked),
         tables=shown,
+        folded=[table for group in averaged[1:] for table in group],
         looping=_looping(asked.name, result.looping) if result.looping is not None else None,
         examples=examples,
         drawn=_drawn(asked, len(examples)),

@@ -17,6 +17,7 @@ from loopwm.text.report.runs import TextRun
 from loopwm.text.report.stored import Asked
 
 AVERAGES = {"report's mix": "mix", "mean over task types": "macro", "mean over windows": "micro"}
+"""Name -> field of `Aggregate`. The headline is the first that a world has."""
 
 
 def runs(described: Sequence[TextRun]) -> Table:
@@ -52,35 +53,38 @@ def runs(described: Sequence[TextRun]) -> Table:
     return Table(tuple(run.label for run in described), rows)
 
 
-def metrics(asked: Asked) -> Table:
-    """Every metric at the last step, by every average, and the report's own figures."""
-    rows = []
-    for name, kind in averages(asked):
-        for system, found in asked.systems.items():
-            cells = (percent(pick(found.steps[-1][metric], kind)) for metric in METRICS)
-            rows.append((f"{asked.label(system)}, {name}", tuple(cells)))
+def metrics(asked: Asked, kind: str) -> Table:
+    """Every metric at the last step, by one average, and the report's own figures."""
+    rows = [
+        (asked.label(system), tuple(percent(pick(found.steps[-1][metric], kind)) for metric in METRICS))
+        for system, found in asked.systems.items()
+    ]
     for row in reported(asked.result.world):
         if row.task_type == "overall" and row.step == asked.result.last:
             known = {"em": row.em, "token_f1": row.token_f1, "bleu4": row.bleu4, "entity_f1": row.entity}
-            cells = (Cell(f"{known[name]:.1f}", INDICATIVE) if name in known else Cell("-") for name in METRICS)
-            rows.append((f"{row.system}, LoopWM report", tuple(cells)))
+            cells = (Cell(f"{known[name]:.1f}") if name in known else Cell("-") for name in METRICS)
+            rows.append((reported_name(row.system), tuple(cells)))
     return Table(tuple(HEADS[metric] for metric in METRICS), tuple(rows))
 
 
-def steps(asked: Asked) -> Table:
-    """EM at every step, by every average."""
+def steps(asked: Asked, kind: str) -> Table:
+    """EM at every step, by one average."""
     last = asked.result.last
-    rows = []
-    for name, kind in averages(asked):
-        for system, found in asked.systems.items():
-            cells = (percent(pick(one["em"], kind)) for one in found.steps)
-            rows.append((f"{asked.label(system)}, {name}", tuple(cells)))
+    rows = [
+        (asked.label(system), tuple(percent(pick(one["em"], kind)) for one in found.steps))
+        for system, found in asked.systems.items()
+    ]
     overall = [row for row in reported(asked.result.world) if row.task_type == "overall"]
     for system in dict.fromkeys(row.system for row in overall):
-        found = {row.step: row.em for row in overall if row.system == system}
-        cells = (Cell(f"{found[k]:.1f}", INDICATIVE) if k in found else Cell("-") for k in range(1, last + 1))
-        rows.append((f"{system}, LoopWM report", tuple(cells)))
+        known = {row.step: row.em for row in overall if row.system == system}
+        cells = (Cell(f"{known[k]:.1f}") if k in known else Cell("-") for k in range(1, last + 1))
+        rows.append((reported_name(system), tuple(cells)))
     return Table(tuple(f"step {k}" for k in range(1, last + 1)), tuple(rows))
+
+
+def reported_name(system: str) -> str:
+    """A system of the LoopWM report, and what its figures are worth."""
+    return f"LoopWM report: {system} ({INDICATIVE})"
 
 
 def types(asked: Asked) -> Table:
@@ -96,9 +100,9 @@ def types(asked: Asked) -> Table:
         cells = [percent(found.steps[-1]["em"].by_type[kind]) for found in asked.systems.values()]
         cells.append(percent(complement(result.ceiling["unusual"].by_type[kind])))
         if says:
-            cells.append(Cell(f"{says[kind]:.1f}", INDICATIVE) if kind in says else Cell("-"))
+            cells.append(Cell(f"{says[kind]:.1f}") if kind in says else Cell("-"))
         rows.append((kind, (*cells, Cell(str(count), f"{result.episodes[kind]} episodes"))))
-    report = ("LoopWM report",) if says else ()
+    report = (f"LoopWM report ({INDICATIVE})",) if says else ()
     return Table((*map(asked.label, asked.systems), "ceiling", *report, "windows"), tuple(rows))
 
 
