@@ -154,7 +154,7 @@ def test_the_page_says_what_the_runs_are(page: str, written: Path, runs: list[Pa
     for place, one in enumerate(told):
         assert one["parameters"] == json.loads((runs[place] / "info.json").read_text())["parameters"]
         assert shown["Parameters"][place] == f"{one['parameters']:,}"
-        assert shown["Words known"][place] == f"{one['words']:,}"
+        assert shown["Vocabulary"][place] == f"{one['words']:,}"
         log = [json.loads(line) for line in (runs[place] / "log.jsonl").read_text().splitlines()]
         assert one["log"] == log
         final = [line["validation"] for line in log if "validation" in line][-1]
@@ -207,6 +207,7 @@ def test_a_lost_comparison_is_called_lost(copies: list[Path]) -> None:
     assert {line.verdict for line in against} == {"worse"} and len(against) == 2
     assert "worse than the strongest rules" in against[0].text
     assert "The looped model is worse than the equal-FLOP stack by 25.0 points [4.5, 37.5]" in against[1].text
+    assert "after 120 updates against 2, which is NOT the same training" in against[1].text
 
 
 def test_loops_that_do_harm_are_said_to(copies: list[Path]) -> None:

@@ -57,6 +57,10 @@ def against_run(asked: Asked, system: str) -> Finding:
     flops = f"{percent(head.flops / other.flops)} of its operations in a step"
     ours, theirs = asked.em(asked.leading), asked.em(system)
     ends = f"EM {em(ours)} against {em(theirs)}, with {size} and {flops}"
+    if head.updates != other.updates:
+        ends += f", and after {head.updates:,} updates against {other.updates:,}, which is NOT the same training"
+    elif head.data_digest != other.data_digest:
+        ends += ", and after training on ANOTHER recording"
     differences = asked.result.systems[asked.leading].against
     if system in differences:
         lead = headline_of(differences[system])

@@ -37,7 +37,7 @@ class LoopingPart:
 
 @dataclass(frozen=True)
 class Section:
-    """All that the page says about a track; `folded` tables are shown when asked for, and `drawn` says where the examples are from."""
+    """All that the page says about a track; `folded` tables open when asked, `drawn` says where examples are from."""
 
     name: str
     track: str

@@ -40,7 +40,7 @@ def runs(described: Sequence[TextRun]) -> Table:
         row("Run", lambda run: Cell(run.name)),
         row("Parameters", lambda run: Cell(f"{run.parameters:,}")),
         row("MFLOPs per step of the latent", lambda run: Cell(f"{run.flops / 1e6:.2f}", f"T = {run.loops}")),
-        row("Words known", lambda run: Cell(f"{run.words:,}")),
+        row("Vocabulary", lambda run: Cell(f"{run.words:,}")),
         row("Updates", trained),
         row("Hours of training", lambda run: Cell(f"{run.hours:.2f}")),
         row("Trained on", settled),
