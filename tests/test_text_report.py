@@ -336,6 +336,16 @@ def test_results_without_examples_and_looping_are_shown_all_the_same(copies: lis
     assert "The journal of the training is gone" in text
 
 
+def test_a_stack_alone_is_reported_as_one(copies: list[Path], tmp_path: Path) -> None:
+    stack = copies[1]
+    shutil.copy(copies[0] / HISTORY, stack / HISTORY)
+    report = write_text_report([stack], tmp_path / "out", "loopwm report x")
+    assert report.lines[0].text.startswith("The equal-FLOP stack, track history, 5 actions ahead: EM ")
+    text = report.html.read_text()
+    assert "looped (not of this report)" in text and '<figure id="depth-' not in text
+    Elements(text)
+
+
 # ---- bad input ----
 
 

@@ -93,3 +93,5 @@ def main(words: list[str]) -> None:
     written["examples"] = asdict(draw(windows, asked, early, ExamplesConfig(seed=chosen.seed)))
     write_json(out, written)
     print(f"every number: {out}")
+    if arguments.out is None:
+        print(f"next: {shlex.join(['loopwm', 'report', *map(str, runs)])}")

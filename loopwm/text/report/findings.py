@@ -28,8 +28,8 @@ def track_findings(asked: Asked) -> list[Finding]:
     lines += [against_run(asked, name) for name in systems]
     lines += [_not_asked(asked, run) for run in asked.missing]
     lines += [against_ceiling(asked), *against_report(asked)]
-    if asked.result.looping is not None:
-        lines += looping_findings(asked.result.looping)
+    if asked.looping is not None:
+        lines += looping_findings(asked.looping)
     return [*lines, failures(asked)]
 
 

@@ -165,7 +165,7 @@ def section(asked: Asked, lines: list[Finding]) -> Section:
         figures=figures.track_figures(asked),
         tables=shown,
         folded=[table for group in averaged[1:] for table in group],
-        looping=_looping(asked.name, result.looping) if result.looping is not None else None,
+        looping=_looping(asked.name, asked.looping) if asked.looping is not None else None,
         examples=examples,
         drawn=_drawn(asked, len(examples)),
     )

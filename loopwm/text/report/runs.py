@@ -24,7 +24,8 @@ class TextRun:
     Attributes:
         label: what it is called on the page. name, folder: of the run. system: what kind of core.
         updates: made, of `planned`. hours: they took, over all resumptions.
-        loops: T used where nothing else is said: mu, or 1 for a stack. words: size of the vocabulary, letters and marks included.
+        loops: T used where nothing else is said: mu, or 1 for a stack.
+        words: size of the vocabulary, letters and marks included.
         flops: operations of one step of the latent, by which stacks are matched.
         checkpoint: digest of the checkpoint. data, data_digest: what was learned from.
         recording: its manifest; None where it is gone, or another one is there.

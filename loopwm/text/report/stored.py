@@ -89,6 +89,12 @@ class Asked:
         return next(iter(self.runs))
 
     @property
+    def looping(self) -> Looping | None:
+        """What looping buys the leading run; None where it was measured of another run, or not at all."""
+        measured = next(iter(self.result.runs), self.leading)
+        return self.result.looping if measured == self.leading else None
+
+    @property
     def strongest_rules(self) -> str | None:
         """The rules with the highest EM at the last step; None where no rules were asked."""
         rules = [name for name in self.result.systems if name in SYSTEMS]
