@@ -22,21 +22,17 @@ pytest.importorskip("pyarrow", reason='text recordings need pip install "loopwm[
 pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm[text]"')
 
 from test_report import Elements
-from toy_text import episodes, tiny
+from toy_text import tiny
 
 from loopwm.cli import main
 from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Interval
 from loopwm.presets import PRESETS
 from loopwm.text.benchmark.errors import MISSES
-from loopwm.text.benchmark.examples import CUT, ExamplesConfig, Remembering, draw, shortened
-from loopwm.text.benchmark.windows import WindowConfig, sample_windows
 from loopwm.text.report.findings import compared, findings, verdict_of
 from loopwm.text.report.report import all_text, write_text_report
 from loopwm.text.report.runs import describe
 from loopwm.text.report.stored import Asked, gather
-from loopwm.text.report.worked import marked
-from loopwm.text.simulator import TextSimulator
 from loopwm.train.trainer import train
 
 SYSTEMS = ("looped", "stack-equal-params", "stack-equal-flops")
@@ -112,7 +108,7 @@ def percent(one: dict[str, float]) -> str:
 
 
 def test_every_average_of_every_metric_is_the_stored_one(page: str, stored: dict[str, Any]) -> None:
-    labels = dict(zip(SYSTEMS, ("looped", "equal-parameter stack", "equal-FLOP stack"), strict=True))
+    labels: dict[str, str] = dict(zip(SYSTEMS, ("looped", "equal-parameter stack", "equal-FLOP stack"), strict=True))
     averages = {"report's mix": "mix", "mean over task types": "macro", "mean over windows": "micro"}
     for average, kind in averages.items():
         shown = rows(page, f"Every metric at step 5, in percent, {average}")
@@ -270,42 +266,6 @@ def test_examples_are_drawn_from_right_and_wrong_answers(stored: dict[str, Any],
         assert all(2 <= loops <= 3 for loops in early)
         assert unescape(page).count(f"{window['task_type']}, {window['game']}, t = {window['time']}") >= 1
     assert f"of the {kept['wrong']} that it answers wrong" in page
-
-
-def test_half_of_the_examples_are_right_and_a_seed_decides_which(runs: list[Path]) -> None:
-    windows = sample_windows(episodes(), WindowConfig(per_type=24))
-    asked = Remembering(TextSimulator.from_run(runs[0]))
-    asked.predict(windows)
-    known = asked.foreseen
-    assert known is not None
-    # Every third answer is made wrong, and all others right.
-    texts = [[*w.targets[:-1], w.targets[-1] + " no" * (k % 3 == 0)] for k, w in enumerate(windows)]
-    asked.foreseen = replace(known, texts=texts)
-
-    def places(seed: int, count: int = 6) -> list[tuple[str, int]]:
-        found = draw(windows, {"run": asked}, config=ExamplesConfig(count, 4, seed))
-        assert (found.right, found.wrong) == (16, 8)
-        rights = [one.answers["run"].right[-1] for one in found.windows]
-        assert (sum(rights), len(rights)) == ((count // 2, count) if count <= 16 else (16, min(count, 24)))
-        assert all(text.endswith(CUT) for one in found.windows for text in one.answers["run"].texts)
-        return [(one.game, one.time) for one in found.windows]
-
-    assert places(0) == places(0) != places(1)
-    assert places(0, 30) == [(window.game, window.time) for window in windows]
-
-
-@given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
-def test_marked_words_are_those_that_differ(true: list[str], said: list[str]) -> None:
-    first, second = marked(" ".join(true), " ".join(said))
-    assert " ".join(piece.text for piece in first).split() == true
-    assert " ".join(piece.text for piece in second).split() == said
-    same = [[piece.text for piece in pieces if not piece.differs] for pieces in (first, second)]
-    assert same[0] == same[1]
-    assert any(piece.differs for piece in (*first, *second)) == (true != said)
-
-
-def test_long_texts_are_cut_and_say_so() -> None:
-    assert shortened("abcdef", 6) == "abcdef" and shortened("abcdefg", 6) == "abcdef" + CUT
 
 
 # ---- the page ----
