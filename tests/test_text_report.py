@@ -113,7 +113,9 @@ def test_every_average_of_every_metric_is_the_stored_one(page: str, stored: dict
     for average, kind in averages.items():
         shown = rows(page, f"Every metric at step 5, in percent, {average}")
         for name, system in stored["systems"].items():
-            assert shown[labels.get(name, name)] == [percent(one[kind]) for one in system["steps"][-1].values()]
+            assert shown[labels.get(str(name), str(name))] == [
+                percent(one[kind]) for one in system["steps"][-1].values()
+            ]
         assert shown["LoopWM report: LoopWM (about 1B) (indicative: protocol not published)"][0] == "68.4"
 
 
