@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -48,10 +49,15 @@ def main(words: list[str]) -> None:
     from rich.console import Console
 
     from loopwm.files import refuse_existing, write_json
+    from loopwm.model.config import ExitConfig
     from loopwm.text.benchmark.benchmark import prepare, run_benchmark
+    from loopwm.text.benchmark.examples import ExamplesConfig, Remembering, draw
     from loopwm.text.benchmark.looping import lines, looping
     from loopwm.text.benchmark.tables import reported_json, tables
-    from loopwm.text.evaluation import of_runs, recorded, refuse_trained_on
+    from loopwm.text.config import SimulatorConfig
+    from loopwm.text.evaluation import measured, of_runs, recorded, refuse_trained_on
+    from loopwm.text.simulator import TextSimulator
+    from loopwm.train.journal import versions
 
     chosen = arguments.windows
     out = arguments.out or arguments.run / f"benchmark-{chosen.track}-{chosen.split}.json"
@@ -62,22 +68,30 @@ def main(words: list[str]) -> None:
     digests, episodes = recorded(arguments.benchmark, runs, arguments.data)
     rules = BenchmarkConfig.rules if arguments.rules else ()
     config = BenchmarkConfig(windows=chosen, resamples=arguments.resamples, seed=chosen.seed, rules=rules)
+    windows = prepare(episodes, config)[0]
     for run in runs:
-        refuse_trained_on(run, digests, prepare(episodes, config)[0])
+        refuse_trained_on(run, digests, windows)
     told = Console(stderr=True)
 
     def step(name: str) -> None:
         told.print(f"measuring: {name}")
 
-    result = run_benchmark(arguments.benchmark, episodes, simulators, config, step=step)
+    asked = {name: Remembering(simulator) for name, simulator in simulators.items()}
+    result = run_benchmark(arguments.benchmark, episodes, asked, config, step=step)
     # Tables are wide; a terminal narrower than this would cut their figures.
     Console(width=max(180, Console().width)).print(tables(result))
     written = {**result.to_json(), "recordings": digests, "reported": reported_json(arguments.benchmark)}
     written["parameters"] = {name: one.model.num_parameters() for name, one in simulators.items()}
+    written |= {"runs": measured(runs), "command": shlex.join(["loopwm", "evaluate", *words]), "versions": versions()}
+    early = None
     if arguments.looping:
         model = simulators[arguments.run.name].model
-        found = looping(model, arguments.benchmark, prepare(episodes, config)[0], None, arguments.resamples, step)
+        found = looping(model, arguments.benchmark, windows, None, arguments.resamples, step)
         print("\n".join(lines(found)))
         written["looping"] = asdict(found)
+        early = TextSimulator(model, SimulatorConfig(exit=ExitConfig("output_delta", found.chosen)))
+    written["examples"] = asdict(draw(windows, asked, early, ExamplesConfig(seed=chosen.seed)))
     write_json(out, written)
     print(f"every number: {out}")
+    if arguments.out is None:
+        print(f"next: {shlex.join(['loopwm', 'report', *map(str, runs)])}")

@@ -241,7 +241,7 @@ def training_figure(evaluations: Sequence[Evaluation], logs: Sequence[list[dict[
         points = [(line["update"], line["observation"]) for line in log if line.get("observation") is not None]
         checks = [(line["update"], line["validation"]["one_step"]) for line in log if "validation" in line]
         if points:
-            lines.append(Line(label, *_smooth(points), colour))
+            lines.append(Line(label, *smoothed(points), colour))
         if checks:
             x, y = zip(*checks, strict=True)
             lines.append(Line("", x, y, colour, dash=":", marker="o"))
@@ -286,7 +286,7 @@ def _curve(label: str, values: Sequence[Interval | float], colour: str, dash: Da
     return Line(label, range(1, len(values) + 1), values, colour, dash)
 
 
-def _smooth(points: Sequence[tuple[int, float]], most: int = 60) -> tuple[list[float], list[float]]:
+def smoothed(points: Sequence[tuple[int, float]], most: int = 60) -> tuple[list[float], list[float]]:
     """Averages of neighbouring points, at most `most` of them."""
     every = -(-len(points) // most)
     chunks = [points[first : first + every] for first in range(0, len(points), every)]

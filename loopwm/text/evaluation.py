@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loopwm.errors import UserError
+from loopwm.files import file_digest
 from loopwm.text.benchmark.sources import read_world
 from loopwm.text.benchmark.windows import Window, refuse_overlap
 from loopwm.text.config import SimulatorConfig
@@ -67,3 +68,14 @@ def refuse_trained_on(run: Path, digests: Mapping[str, str], windows: Sequence[W
     if manifest.digest != trained_on:
         raise UserError(f"{path} is not the recording that {run} was trained on; put that one there again.")
     refuse_overlap(windows, [one for one in episodes if one.split == "train"])
+
+
+def measured(runs: Sequence[Path]) -> dict[str, dict[str, str | int]]:
+    """Of every run, by the names of their folders, what stays the same as long as its weights do."""
+    return {
+        run.name: {
+            "checkpoint": file_digest(run / NAME),
+            "updates": read_checkpoint(run / NAME, ()).state["update"],
+        }
+        for run in runs
+    }

@@ -161,6 +161,16 @@ def is_recording(path: Path) -> bool:
         return False
 
 
+def read_manifest(path: Path) -> TextManifest | None:
+    """What the recording at `path` says about itself, its rows unread and unchecked; None where there is none."""
+    if not is_recording(path):
+        return None
+    try:
+        return TextManifest(**json.loads((parquet().read_schema(path).metadata or {})[KEY]))
+    except (ValueError, TypeError):
+        return None
+
+
 _AT_ONCE = 4096
 """Rows of which the digest is taken together."""
 _EPISODE_COLUMNS = ("game", "task_type", "split", "actor", "description", "initial", "seed", "terminated")

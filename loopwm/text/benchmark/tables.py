@@ -102,7 +102,7 @@ def _systems(result: BenchmarkResult) -> Table:
 
 def _steps(result: BenchmarkResult) -> Table:
     heads = [f"step {number}" for number in range(1, result.last + 1)]
-    table = Table("system", *heads, title=f"EM by step, {_headline(result)}", title_justify="left")
+    table = Table("system", *heads, title=f"EM by step, {headline_name(result)}", title_justify="left")
     for name, system in result.systems.items():
         table.add_row(name, *(_percent(headline_of(averages["em"])) for averages in system.steps))
     for name in sorted({row.system for row in reported(result.world)}):
@@ -131,14 +131,14 @@ def _types(result: BenchmarkResult) -> Table:
 
 
 def _ceiling(result: BenchmarkResult) -> Table:
-    title = f"targets at step {result.last} that this track has not shown before, {_headline(result)}"
+    title = f"targets at step {result.last} that this track has not shown before, {headline_name(result)}"
     table = Table("what", "share", "of them unusual", "of them novel", title=title, title_justify="left")
     for cause in CAUSES:
         table.add_row(
             cause, *(_percent(headline_of(result.ceiling[f"{prefix}{cause}"])) for prefix in ("", "unusual ", "novel "))
         )
     unusual, novel = (headline_of(result.ceiling[name]) for name in ("unusual", "novel"))
-    table.add_row("ceiling: 100 less these", "", _percent(_complement(unusual)), _percent(_complement(novel)))
+    table.add_row("ceiling: 100 less these", "", _percent(complement(unusual)), _percent(complement(novel)))
     if result.replay is not None:
         noise = result.replay
         share = sum(noise.by_type[name] * noise.steps[name] for name in noise.steps) / sum(noise.steps.values())
@@ -147,7 +147,7 @@ def _ceiling(result: BenchmarkResult) -> Table:
 
 
 def _misses(result: BenchmarkResult) -> Table:
-    title = f"wrong at step {result.last}, by cause, {_headline(result)}"
+    title = f"wrong at step {result.last}, by cause, {headline_name(result)}"
     table = Table("system", *MISSES, title=title, title_justify="left")
     for name, system in result.systems.items():
         table.add_row(name, *(_percent(headline_of(system.misses[cause])) for cause in MISSES))
@@ -155,7 +155,7 @@ def _misses(result: BenchmarkResult) -> Table:
 
 
 def _paired(result: BenchmarkResult) -> Table:
-    title = f"EM at step {result.last}, paired differences of rows to columns in points, {_headline(result)}"
+    title = f"EM at step {result.last}, paired differences of rows to columns in points, {headline_name(result)}"
     table = Table("system", *result.systems, title=title, title_justify="left")
     for name, system in result.systems.items():
         cells = [
@@ -177,12 +177,14 @@ def _pick(aggregate: Aggregate, name: str) -> Interval:
     return {"mix": aggregate.mix or aggregate.macro, "macro": aggregate.macro, "micro": aggregate.micro}[name]
 
 
-def _headline(result: BenchmarkResult) -> str:
+def headline_name(result: BenchmarkResult) -> str:
+    """Which average `headline_of` is."""
     one = next(iter(result.ceiling.values()))
     return "report's mix" if one.mix is not None else "mean over task types"
 
 
-def _complement(one: Interval) -> Interval:
+def complement(one: Interval) -> Interval:
+    """Of a share, the rest."""
     return Interval(1 - one.mean, 1 - one.high, 1 - one.low, one.n, one.episodes)
 
 
