@@ -47,7 +47,12 @@ def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, mo
         assert figures[f"lead_{track}_rules"] == pytest.approx(
             figures[f"em_{track}"] - figures[f"em_rules_{track}"], abs=0.02
         )
-    assert figures["params"] < 1e7 and figures["window_ms"] > 0 and figures["em_at_1_loops"] >= 0
+    assert (
+        figures["params"] < 1e7
+        and figures["window_ms"] > 0
+        and 0.1 < figures["peak_memory_gib"] < 8
+        and figures["em_at_1_loops"] >= 0
+    )
     assert all(isinstance(value, int | float) for value in figures.values())
     # Again from what is there: nothing is trained or asked twice.
     result.unlink()

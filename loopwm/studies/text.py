@@ -4,7 +4,6 @@ what is trained or asked is not done again."""
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from loopwm.text.benchmark.windows import TRACKS, WindowConfig
 from loopwm.text.evaluation import of_runs
 from loopwm.text.recording import TextEpisode
 from loopwm.train.hardware import resolve_device
-from loopwm.train.journal import config_as_dict, versions
+from loopwm.train.journal import config_as_dict, most_memory, read_log, versions
 from loopwm.train.trainer import finished
 
 RULES = "all rules"
@@ -143,7 +142,7 @@ def summary(
             for (system, seed), result in done.items()
             if result is not None and seed == config.seeds[0]
         }
-        | {"peak_memory_gib": round(_peak_memory(), 2)},
+        | {"peak_memory_gib": round(max(most_memory(read_log(run)) or 0.0 for run in runs.values()), 2)},
         "tracks": results,
         "looping": evidence,
         "reported": reported_json(config.world),
@@ -154,12 +153,6 @@ def summary(
 def _key(system: str) -> str:
     """`` for the looped model, `_equal_flops` and `_equal_params` for the stacks."""
     return system.removeprefix("looped").removeprefix("stack").replace("-", "_")
-
-
-def _peak_memory() -> float:
-    """GiB, the largest of this process and of the training processes it started."""
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(one).ru_maxrss for one in whose) / 2**20
 
 
 def figures(config: TextStudyConfig, results: dict[str, dict[str, Any]], evidence: dict[str, Any]) -> dict[str, float]:

@@ -86,6 +86,11 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def most_memory(log: list[dict[str, Any]]) -> float | None:
+    """GiB of main memory that the training behind a journal needed at most; None where it was not noted."""
+    return max((line["peak_memory_gib"] for line in log if "peak_memory_gib" in line), default=None)
+
+
 def write_run_info(run: Path, **fields: Any) -> None:
     """RUN/info.json: versions, data digest, sizes."""
     write_json(run / "info.json", {"versions": versions(), **fields})

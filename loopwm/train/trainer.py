@@ -43,7 +43,7 @@ from loopwm.train.data import training_data
 from loopwm.train.deferred import DeferredDecoding
 from loopwm.train.embedding import EmbeddingAlignment
 from loopwm.train.halting import halting_loss
-from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, resolve_device
+from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, peak_memory, resolve_device
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
 from loopwm.train.losses import LossTerms, Objective, PerStepDecoding, visible_steps
 from loopwm.train.optimiser import Average, adamw, learning_rate, set_rate
@@ -276,7 +276,8 @@ class Trainer:
                         journal.write(self.update, **_json_numbers(fields), skipped=self.skipped, seconds=self.seconds)
                     if self.update % settings.validate_every == 0 or last:
                         self.last_validation = validate(self.average.model, self.validation, self.device, settings.exit)
-                        journal.write(self.update, validation=self.last_validation, seconds=self.seconds)
+                        found = {"validation": self.last_validation, "peak_memory_gib": peak_memory()}
+                        journal.write(self.update, **found, seconds=self.seconds)
                     progress.advance(self.update, settings.updates, loss=fields["loss"], skipped=self.skipped)
                     if bad_in_a_row >= settings.max_skipped:
                         raise Diverged(

@@ -15,6 +15,7 @@ from loopwm.text.benchmark.metrics import METRICS
 from loopwm.text.benchmark.tables import HEADS, INDICATIVE, complement, reported
 from loopwm.text.report.runs import TextRun
 from loopwm.text.report.stored import Asked
+from loopwm.train.journal import most_memory
 
 AVERAGES = {"report's mix": "mix", "mean over task types": "macro", "mean over windows": "micro"}
 """Name -> field of `Aggregate`. The headline is the first that a world has."""
@@ -33,6 +34,10 @@ def runs(described: Sequence[TextRun]) -> Table:
     def trained(run: TextRun) -> Cell:
         return Cell(f"{run.updates:,}", "" if run.updates == run.planned else f"of {run.planned:,} planned")
 
+    def memory(run: TextRun) -> Cell:
+        most = most_memory(run.log)
+        return Cell("-" if most is None else f"{most:.1f} GiB")
+
     def settled(run: TextRun) -> Cell:
         return Cell(run.device or "-", run.precision)
 
@@ -43,6 +48,7 @@ def runs(described: Sequence[TextRun]) -> Table:
         row("Vocabulary", lambda run: Cell(f"{run.words:,}")),
         row("Updates", trained),
         row("Hours of training", lambda run: Cell(f"{run.hours:.2f}")),
+        row("Memory of training, at most", memory),
         row("Trained on", settled),
         row("Learning rate, seed", lambda run: Cell(f"{run.learning_rate:g}, {run.seed}")),
         row("Loss of a word, all seen", lambda run: last(run, "one_step")),
