@@ -16,6 +16,7 @@ from toy_text import tiny
 from loopwm.errors import UserError
 from loopwm.presets import PRESETS
 from loopwm.studies import text as study
+from loopwm.studies import text_page
 from loopwm.studies.config import TextStudyConfig
 from loopwm.text.benchmark.windows import TRACKS
 from loopwm.train.config import TrainConfig
@@ -54,6 +55,15 @@ def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, mo
         and figures["em_at_1_loops"] >= 0
     )
     assert all(isinstance(value, int | float) for value in figures.values())
+    # The page says the same: hits in the track's row, the lead over rules, and what to type.
+    said = text_page.page([found])
+    em = f"{figures['em_history']:.1f} [{figures['low_history']:.1f}, {figures['high_history']:.1f}]"
+    rules = (
+        f"{figures['em_rules_history']:.1f} [{figures['low_rules_history']:.1f}, {figures['high_rules_history']:.1f}]"
+    )
+    row = next(line for line in said.splitlines() if line.startswith("| history |"))
+    assert row.startswith(f"| history | {em} |") and f"| {rules} |" in row
+    assert f"{figures['lead_history_rules']:+.1f} [" in said and found["command"] in said
     # Again from what is there: nothing is trained or asked twice.
     result.unlink()
     monkeypatch.setattr(study, "run_benchmark", None)
@@ -73,3 +83,8 @@ def test_a_recording_of_another_world_and_an_existing_result_are_refused(small: 
 def test_a_study_without_the_looped_system_is_refused() -> None:
     with pytest.raises(UserError, match="compares stacks with the looped system"):
         TextStudyConfig(systems=("stack-equal-flops",))
+
+
+def test_a_result_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no result at .*alfworld\.json; make it with: loopwm study text alfworld"):
+        text_page.read_results([tmp_path / "alfworld.json"])

@@ -130,6 +130,7 @@ def summary(
         "versions": versions(),
         "processor": processor(resolve_device(base.train.device)),
         "seeds": list(config.seeds),
+        "systems": list(config.systems),
         "updates": config.updates,
         "beam": config.beam,
         "split": config.split,

@@ -1,0 +1,260 @@
+"""docs/text-results.md from the results of `loopwm study text`, so that no number there is typed by hand.
+
+python -m loopwm.studies.text_page results/scienceworld.json results/alfworld.json docs/text-results.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loopwm.errors import UserError
+from loopwm.studies.markdown import rewrite
+
+NAMES = {
+    "looped": "looped",
+    "stack-equal-flops": "stack, equal FLOPs",
+    "stack-equal-params": "stack, equal parameters",
+    "all rules": "strongest rules",
+}
+Result = dict[str, Any]
+
+
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """The content of each.
+
+    Raises:
+        UserError: a file is not there.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"There is no result at {path}; make it with: loopwm study text {path.stem} --out {path}")
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def page(results: Sequence[Result]) -> str:
+    """All tables of all worlds."""
+    return "\n\n".join(world(result) for result in results)
+
+
+def world(result: Result) -> str:
+    """One world: what is hit, by how much more than others, where, why not, and at what price."""
+    title = {"scienceworld": "ScienceWorld", "alfworld": "ALFWorld"}[result["tracks"]["history"]["world"]]
+    tables = (hits, leads, steps, types, misses, depths, latents, sizes, made_by)
+    return "\n\n".join([f"## {title}", *("\n".join(table(result)) for table in tables)])
+
+
+def hits(result: Result) -> list[str]:
+    """EM at the last step of every track."""
+    systems = systems_of(result)
+    lines = [
+        "### Exact match",
+        "",
+        "EM of the last of five steps, or of the one step, in percent, "
+        + ("weighed like the report's own evaluation" if mixed(result) else "mean over task types")
+        + ". The ceiling takes for unknowable what is shown for the first time and is not what is usually shown there; "
+        "who guesses better may pass it.",
+        "",
+        "| track | " + " | ".join(NAMES[name] for name in systems) + " | ceiling | windows, episodes |",
+        "|---|" + "---|" * (len(systems) + 2),
+    ]
+    for track, found in result["tracks"].items():
+        cells = [percent(headline(found["systems"][run_of(result, name)]["steps"][-1]["em"])) for name in systems]
+        ceiling = 100 * (1 - headline(found["ceiling"]["unusual"])["mean"])
+        sample = f"{found['windows']:,}, {sum(found['episodes'].values()):,}"
+        lines.append(f"| {track} | " + " | ".join(cells) + f" | {ceiling:.1f} | {sample} |")
+    overall = [row for row in result["reported"]["rows"] if row["task_type"] == "overall" and row["step"] == 5]
+    if overall:
+        told = ", ".join(f"{row['system']} {row['em']:.1f}" for row in overall)
+        lines += ["", f"Reported elsewhere for five steps ({result['reported']['note']}): {told}."]
+    return lines
+
+
+def leads(result: Result) -> list[str]:
+    """The looped model against each of the others, paired."""
+    others = [name for name in systems_of(result) if name != "looped"]
+    lines = [
+        "### The looped model's lead, in points of EM, on the same windows",
+        "",
+        "| track | " + " | ".join(f"over {NAMES[name]}" for name in others) + " |",
+        "|---|" + "---|" * len(others),
+    ]
+    for track, found in result["tracks"].items():
+        against = found["systems"][run_of(result, "looped")]["against"]
+        cells = [percent(headline(against[run_of(result, name)]), signed=True) for name in others]
+        lines.append(f"| {track} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def steps(result: Result) -> list[str]:
+    """EM step by step, and the other metrics at the last."""
+    found = result["tracks"]["history"]["systems"]
+    lines = [
+        "### Track `history`, step by step",
+        "",
+        "| | 1 | 2 | 3 | 4 | 5 | EM, any order | token F1 | BLEU-4 | entity F1 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in systems_of(result):
+        own = found[run_of(result, name)]["steps"]
+        cells = [f"{100 * headline(step['em'])['mean']:.1f}" for step in own]
+        further = ("em_unordered", "token_f1", "bleu4", "entity_f1")
+        cells += [f"{100 * headline(own[-1][metric])['mean']:.1f}" for metric in further]
+        lines.append(f"| {NAMES[name]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def types(result: Result) -> list[str]:
+    """EM by task type."""
+    found, systems = result["tracks"]["history"], systems_of(result)
+    told = {row["task_type"]: row["em"] for row in result["reported"]["rows"] if row["task_type"] != "overall"}
+    lines = [
+        "### Track `history` by task type, step 5",
+        "",
+        "| task type | windows | " + " | ".join(NAMES[name] for name in systems) + " | reported, indicative |",
+        "|---|---|" + "---|" * (len(systems) + 1),
+    ]
+    for kind, count in found["types"].items():
+        ems = [found["systems"][run_of(result, name)]["steps"][-1]["em"]["by_type"][kind] for name in systems]
+        other = f"{told[kind]:.1f}" if kind in told else "-"
+        lines.append(f"| {kind} | {count} | " + " | ".join(percent(em) for em in ems) + f" | {other} |")
+    return lines
+
+
+def misses(result: Result) -> list[str]:
+    """Why answers of the looped model are wrong."""
+    run = run_of(result, "looped")
+    causes = list(result["tracks"]["history"]["systems"][run]["misses"])
+    lines = [
+        "### What the looped model gets wrong, in percent of all windows",
+        "",
+        "| track | " + " | ".join(causes) + " |",
+        "|---|" + "---|" * len(causes),
+    ]
+    for track, found in result["tracks"].items():
+        own = found["systems"][run]["misses"]
+        lines.append(
+            f"| {track} | " + " | ".join(f"{100 * headline(own[cause])['mean']:.1f}" for cause in causes) + " |"
+        )
+    return lines
+
+
+def depths(result: Result) -> list[str]:
+    """EM at T, and who gets the loops."""
+    found = result["looping"]
+    lines = [
+        f"### Loops (track `history`, {found['windows']} windows, greedy)",
+        "",
+        "| T | " + " | ".join(f"{loops}{', mu' * (int(loops) == found['mu'])}" for loops in found["depth"]) + " |",
+        "|---|" + "---|" * len(found["depth"]),
+        "| EM at step 5 | " + " | ".join(percent(em) for em in found["depth"].values()) + " |",
+        "",
+        "| exit `output_delta`, threshold | loops per step | EM | cost |",
+        "|---|---|---|---|",
+    ]
+    for early in found["early"]:
+        lines.append(
+            f"| {early['threshold']:g} | {early['loops']:.2f} | {percent(early['em'])} | "
+            f"{percent(early['cost'], signed=True)} |"
+        )
+    told = ", ".join(f"{kind} {interval(one)}" for kind, one in found["loops_by_kind"].items())
+    lines += ["", f"Loops per step at {found['chosen']:g}, by what the answer is: {told}."]
+    return lines
+
+
+def latents(result: Result) -> list[str]:
+    """Deferred against per-step decoding."""
+    found = result["looping"]
+    lines = [
+        "### Imagining in latents against decoding every step",
+        "",
+        "| | " + " | ".join(f"K = {k}" for k in range(1, len(found["latent"]) + 1)) + " |",
+        "|---|" + "---|" * len(found["latent"]),
+    ]
+    for key, title in (("latent", "in latents"), ("words", "through words"), ("difference", "difference, paired")):
+        cells = [percent(one, signed=key == "difference") for one in found[key]]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def sizes(result: Result) -> list[str]:
+    """Parameters, compute, time."""
+    figures = result["figures"]
+    lines = [
+        "### Size and time",
+        "",
+        "| system | parameters | MFLOPs per step of the latent | hours of training, one core |",
+        "|---|---|---|---|",
+    ]
+    for name in systems_of(result):
+        key = name.removeprefix("looped").removeprefix("stack").replace("-", "_")
+        if name in result["systems"]:
+            lines.append(
+                f"| {NAMES[name]} | {figures[f'params{key}']:,} | {figures[f'flops_step{key}'] / 1e6:.2f} | "
+                f"{figures[f'hours{key}']:.2f} |"
+            )
+    lines += [
+        "",
+        f"A window of five actions takes the looped model {figures['window_ms']:.0f} ms "
+        f"[{figures['window_ms_low']:.0f}, {figures['window_ms_high']:.0f}] (median and quartiles, batch 1, one core, "
+        f"exit on). Training needed at most {figures['peak_memory_gib']:.1f} GiB.",
+    ]
+    return lines
+
+
+def made_by(result: Result) -> list[str]:
+    """The command."""
+    seeds = ", ".join(map(str, result["seeds"]))
+    return [
+        f"Split `{result['split']}`, {result['updates']:,} updates, seed {seeds}, a beam of {result['beam']}; 95% "
+        "intervals over episodes. Made by:",
+        "",
+        "```bash no-run",
+        result["command"],
+        "```",
+    ]
+
+
+def systems_of(result: Result) -> list[str]:
+    """Those that were measured, and the strongest rules."""
+    return [*result["systems"], "all rules"]
+
+
+def run_of(result: Result, system: str) -> str:
+    """What a system's leading run is called in the tables."""
+    return system if system == "all rules" else f"{system}-seed{result['seeds'][0]}"
+
+
+def mixed(result: Result) -> bool:
+    """Whether averages weigh task types as the report's evaluation does."""
+    return result["tracks"]["history"]["ceiling"]["unusual"]["mix"] is not None
+
+
+def headline(aggregate: dict[str, Any]) -> dict[str, float]:
+    """The report's mix, or the mean over task types where there is none."""
+    return aggregate["mix"] or aggregate["macro"]
+
+
+def percent(one: dict[str, float], signed: bool = False) -> str:
+    """`78.1 [76.0, 80.2]`."""
+    sign = "+" if signed else ""
+    return f"{100 * one['mean']:{sign}.1f} [{100 * one['low']:{sign}.1f}, {100 * one['high']:{sign}.1f}]"
+
+
+def interval(one: dict[str, float]) -> str:
+    """`2.31 [2.20, 2.41]`."""
+    return f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+
+
+def main(arguments: list[str]) -> None:
+    """RESULT [RESULT ...] FILE"""
+    *results, document = map(Path, arguments)
+    rewrite(document, page(read_results(results)))
+    print(f"Written: {document}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
