@@ -115,10 +115,19 @@ def show(arguments: Inspect) -> None:
 
     from loopwm.data.formats.registry import open_source
     from loopwm.data.inspection import draw, inspect, tables
+    from loopwm.text.recording import is_recording, read_recording
 
-    found = inspect(open_source(arguments.source))
     # In a pipe or a file nothing says how wide it is, and eighty columns would cut the tables.
     console = Console() if sys.stdout.isatty() else Console(width=130)
+    if is_recording(arguments.source):
+        from loopwm.text import inspection
+
+        if arguments.plot is not None:
+            raise UserError(f"{arguments.source} is a text recording, of which there is no drawing; leave out --plot.")
+        for table in inspection.tables(arguments.source, *read_recording(arguments.source)):
+            console.print(table)
+        return
+    found = inspect(open_source(arguments.source))
     for table in tables(found):
         console.print(table)
     if arguments.plot is not None:
@@ -134,7 +143,11 @@ def validate(arguments: Validate) -> None:
     """
     from loopwm.data.checks import check
     from loopwm.data.formats.registry import open_source
+    from loopwm.text.recording import is_recording
 
+    if is_recording(arguments.source):
+        _validate_text(arguments.source)
+        return
     report = check(open_source(arguments.source))
     for problem in report.problems:
         print(problem, file=sys.stderr)
@@ -146,8 +159,37 @@ def validate(arguments: Validate) -> None:
     print(f"{arguments.source} is fine: {report.episodes} episodes ({shares}), {report.transitions} transitions.")
 
 
+def _validate_text(source: Path) -> None:
+    from collections import Counter
+
+    from loopwm.text.inspection import problems
+    from loopwm.text.recording import SPLITS, read_recording
+
+    _, episodes = read_recording(source)
+    found = problems(episodes)
+    for problem in found:
+        print(problem, file=sys.stderr)
+    if found:
+        raise LoopwmError(f"{source} has {len(found)} problem(s) in {len(episodes)} episodes.")
+    splits = Counter(one.split for one in episodes)
+    shares = ", ".join(f"{splits[name]} {name}" for name in SPLITS if splits[name])
+    transitions = sum(one.length for one in episodes)
+    print(f"{source} is fine: {len(episodes)} episodes ({shares}), {transitions} transitions.")
+
+
+def _refuse_text(source: Path, what: str) -> None:
+    from loopwm.text.recording import is_recording
+
+    if is_recording(source):
+        raise UserError(
+            f"{source} is a text recording, which is not {what}: it is Parquet already, and says of every episode "
+            "which split it is."
+        )
+
+
 def convert(arguments: Convert) -> None:
     """Write."""
+    _refuse_text(arguments.source, "converted")
     from loopwm.data.formats.registry import open_source, write_source
     from loopwm.progress import TerminalProgress
 
@@ -159,6 +201,7 @@ def convert(arguments: Convert) -> None:
 
 def split(arguments: Split) -> None:
     """Write three recordings."""
+    _refuse_text(arguments.source, "split")
     from loopwm.data.checks import SPLITS
     from loopwm.data.formats.registry import format_called, open_source
     from loopwm.data.split import assign
