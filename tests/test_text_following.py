@@ -47,7 +47,7 @@ def test_words_before_are_those_of_the_same_text() -> None:
 def test_of_two_lists_the_one_whose_head_was_written_is_followed() -> None:
     """`drawer 3 : a a b` after `drawer 3 : a`: content alone cannot tell which of all the a's comes next."""
     torch.manual_seed(0)
-    pointer = Pointer(8, 16)
+    pointer = Pointer(8, 16, recency=True)
     seen, written = [20, 1, 30, 7, 9, 21, 3, 30, 7, 8, 22, 1, 30, 7, 11], [21, 3, 30, 7, 8]
     seen, written = ([word + 10 for word in words] for words in (seen, written))
     before = [flattened(torch.tensor([[words]])).before(16, BEGIN)[None] for words in (written, seen)]

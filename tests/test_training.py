@@ -21,9 +21,7 @@ from loopwm.data.cache import open_memmap
 from loopwm.data.store import Store, write_store
 from loopwm.data.windows import all_windows
 from loopwm.errors import LoopwmError, UserError
-from loopwm.model.certified import CertifiedCore
-from loopwm.model.config import CERTIFIED_LOOP, SYSTEMS, ExitConfig, ModelConfig
-from loopwm.model.core import LoopedCore
+from loopwm.model.config import SYSTEMS, ExitConfig, ModelConfig
 from loopwm.model.encoders import EntityEncoder
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig, preset
@@ -31,7 +29,6 @@ from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save
 from loopwm.train.config import OptimConfig
 from loopwm.train.hardware import has_bfloat16
 from loopwm.train.journal import read_config, read_log
-from loopwm.train.optimiser import Average, adamw, learning_rate, parameter_groups, set_rate
 from loopwm.train.trainer import Trainer, finished, resume, train
 
 
@@ -348,97 +345,3 @@ def test_a_recording_in_which_nothing_changes_is_refused(billiards_store: Path, 
 def test_an_unknown_device_is_refused(billiards_store: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Device 'cuda:7' is not available"):
         Trainer(debug(billiards_store, device="cuda:7"), tmp_path)
-
-
-# ---- optimiser ----
-
-
-def test_only_matrices_decay_and_never_b_retention_norms_or_biases(trained: Path) -> None:
-    model = load(trained)
-    decayed, kept, slow = parameter_groups(model, OptimConfig(weight_decay=0.1, slow=0.2))
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed_names, kept_names, slow_names = (
-        {names[id(parameter)] for parameter in group["params"]} for group in (decayed, kept, slow)
-    )
-    assert len(decayed_names) + len(kept_names) + len(slow_names) == len(names)
-    assert decayed_names | kept_names | slow_names == set(names.values())
-    assert slow_names == {"core.B.weight", "core.retention.a", "core.retention.raw_delta"}
-    assert all("norm" not in name and "bias" not in name and "gain" not in name for name in decayed_names)
-    assert "core.block.blocks.0.mlp_in.weight" in decayed_names and "core.norm_out.weight" in kept_names
-    assert [group["weight_decay"] for group in (decayed, kept, slow)] == [0.1, 0.0, 0.0]
-
-
-def test_b_and_the_retention_learn_at_their_own_pace(trained: Path) -> None:
-    model = load(trained, "model").requires_grad_(True)
-    optimiser = adamw(model, OptimConfig(lr=1.0, slow=0.2))
-    set_rate(optimiser, 0.01)
-    core = model.core
-    assert isinstance(core, LoopedCore)
-    watched = (core.B.weight, core.retention.a, core.norm_out.weight)
-    before = [parameter.detach().clone() for parameter in watched]
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 0.5)
-    optimiser.step()
-    for parameter, old, step in zip(watched, before, (0.002, 0.002, 0.01), strict=True):
-        torch.testing.assert_close(parameter.detach(), old - step, rtol=1e-4, atol=1e-6)
-
-
-def test_a_stack_has_nothing_that_learns_slowly(billiards_store: Path, tmp_path: Path) -> None:
-    config = debug(billiards_store)
-    stack = replace(config, model=replace(config.model, system="stack-equal-params"))
-    assert {group["pace"] for group in Trainer(stack, tmp_path).optimiser.param_groups} == {1.0}
-
-
-def test_the_learning_rate_warms_up_stays_and_cools_down() -> None:
-    config = OptimConfig(lr=1.0, warmup=10, cooldown=0.4)
-    rates = [learning_rate(config, update, 100) for update in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert rates[10:60] == pytest.approx([1.0] * 50)
-    assert rates[60:] == pytest.approx([(100 - update) / 40 for update in range(60, 100)])
-
-
-def test_the_average_is_the_exponential_moving_average_of_the_weights(trained: Path) -> None:
-    model = load(trained, "model").requires_grad_(True)
-    average, weight = Average(model, 0.9), model.core.prelude.from_latent.weight
-    expected = weight.detach().clone()
-    for update in range(200, 205):
-        with torch.no_grad():
-            weight.add_(0.1)
-        average.update(model, update)
-        expected = 0.9 * expected + 0.1 * weight.detach()
-    torch.testing.assert_close(average.model.core.prelude.from_latent.weight, expected)
-
-
-def test_adamw_takes_the_step_that_its_formula_says(trained: Path) -> None:
-    model = load(trained).requires_grad_(True)
-    config = OptimConfig(lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
-    optimiser = adamw(model, config)
-    weight = model.core.prelude.from_latent.weight
-    before = weight.detach().clone()
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 0.5)
-    optimiser.step()
-    # After one step both moments are corrected to the gradient itself, so the step is lr * sign(gradient).
-    torch.testing.assert_close(weight.detach(), before * (1 - 0.01 * 0.1) - 0.01, rtol=1e-5, atol=1e-6)
-
-
-def test_a_certified_core_still_contracts_after_training_at_a_rate_that_would_break_it(
-    billiards_store: Path, tmp_path: Path
-) -> None:
-    base = debug(billiards_store, updates=30)
-    loop = replace(CERTIFIED_LOOP, mu=base.model.loop.mu)
-    config = replace(base, model=replace(base.model, loop=loop), optim=replace(base.optim, lr=0.3))
-    trainer = Trainer(config, tmp_path)
-    core = trainer.model.core
-    assert isinstance(core, CertifiedCore)
-    broke = 0
-    for _ in range(10):
-        trainer.advance()
-        assert core.contraction().lipschitz <= 0.9 * (1 + 1e-5)
-        averaged = trainer.average.model.core
-        assert isinstance(averaged, CertifiedCore) and averaged.contraction().lipschitz <= 0.9 * (1 + 1e-5)
-        trainer.optimiser.step()
-        broke += core.contraction().lipschitz > 0.9 * 1.01
-        core.project()
-    # Without the projection these steps leave the set, so the assertions above are not empty.
-    assert broke > 0

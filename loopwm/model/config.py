@@ -179,6 +179,9 @@ class TextConfig:
     """A head that copies prefers places before which stands what it has just written; so many words are compared, none
     with 0."""
 
+    recency: bool = True
+    """A head that copies may prefer what was read or done lately."""
+
     def __post_init__(self) -> None:
         if self.encoder < 0 or self.decoder < 1:
             raise UserError(

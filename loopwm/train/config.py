@@ -17,15 +17,17 @@ def require(ok: bool, sentence: str) -> None:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule."""
+    """The optimiser and its schedule."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`adamw`, or `muon` for linear maps, whose updates it makes orthogonal, and AdamW for the rest."""
     lr: float = 1.6e-2
     """Learning rate between warm-up and cooldown. High, because a few hundred thousand parameters get few updates."""
     slow: float = 0.05
     """Learning rate of B, a and Delta over that of the rest. At the full rate B outgrows the branches of the shared
     block within a few hundred updates, and the loop is then hardly more than its prelude seen through B."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's averaging coefficients."""
+    """AdamW's averaging coefficients; the second of them means nothing to Muon, whose momentum is 0.95."""
     weight_decay: float = 0.05
     """On matrices only; never on a, Delta, B, norms, biases or gains."""
     warmup: int = 100
@@ -38,6 +40,7 @@ class OptimConfig:
     """Averaging of the weights used for evaluation."""
 
     def __post_init__(self) -> None:
+        require(self.kind in ("adamw", "muon"), f"optim.kind must be adamw or muon, got '{self.kind}'.")
         require(self.lr > 0, f"optim.lr must be positive, got {self.lr}.")
         require(0 < self.slow <= 1, f"optim.slow is a share in (0, 1], got {self.slow}.")
         require(all(0 <= beta < 1 for beta in self.betas), f"optim.betas must lie in [0, 1), got {self.betas}.")

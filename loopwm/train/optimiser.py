@@ -1,11 +1,11 @@
-"""AdamW with decay on matrices only, its schedule, and the averaged weights used for evaluation."""
+"""AdamW with decay on matrices only, or Muon beside it, the schedule, and the averaged weights used for evaluation."""
 
 from __future__ import annotations
 
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loopwm.model.core import LoopedCore
 from loopwm.model.world_model import WorldModel
@@ -13,7 +13,7 @@ from loopwm.train.config import OptimConfig
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
-    """AdamW groups, each with its `pace`: the share of the learning rate it is given.
+    """Groups of parameters, each with its `pace`: the share of the learning rate it is given.
 
     Matrices and convolutions decay; norms, biases and gains do not; neither do B, a and Delta, and those learn slowly.
     """
@@ -33,15 +33,61 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """The optimiser, its learning rate to be set by `set_rate` before every update."""
-    return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=config.betas, foreach=True)
+class Optimiser:
+    """torch's optimisers for the parameters of a model, used as one.
 
+    With `muon`, linear maps are Muon's, scaled so that its updates are as large as AdamW's and one learning rate fits
+    both. Source: https://kellerjordan.github.io/posts/muon and arXiv 2502.16982.
+    """
 
-def set_rate(optimiser: torch.optim.AdamW, rate: float) -> None:
-    """Give every group its share of the learning rate."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["pace"]
+    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
+        groups, self.parts = parameter_groups(model, config), list[torch.optim.Optimizer]()
+        if config.kind == "muon":
+            linear = {id(one.weight) for one in model.modules() if isinstance(one, nn.Linear) and len(one.weight) > 1}
+            maps = [p for p in groups[0]["params"] if id(p) in linear]
+            groups[0]["params"] = [p for p in groups[0]["params"] if id(p) not in linear]
+            groups = [group for group in groups if group["params"]]
+            # Muon has no group without parameters, and a model always has linear maps.
+            theirs = {"params": maps, "weight_decay": config.weight_decay, "pace": 1.0}
+            self.parts.append(torch.optim.Muon([theirs], lr=config.lr, adjust_lr_fn="match_rms_adamw"))
+        self.parts.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True))
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """Of all parts."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def set_rate(self, rate: float) -> None:
+        """Give every group its share of the learning rate; to be called before every update."""
+        for group in self.param_groups:
+            group["lr"] = rate * group["pace"]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """One update of all parameters."""
+        for part in self.parts:
+            part.step()
+
+    def state(self) -> dict[int, dict[str, Tensor]]:
+        """What is remembered of every parameter, by its place in `param_groups`."""
+        found, first = {}, 0
+        for part in self.parts:
+            found |= {first + place: slot for place, slot in part.state_dict()["state"].items()}
+            first += sum(len(group["params"]) for group in part.param_groups)
+        return found
+
+    def restore(self, state: dict[int, dict[str, Tensor]]) -> None:
+        """Go on from what `state` gave."""
+        first = 0
+        for part in self.parts:
+            count = sum(len(group["params"]) for group in part.param_groups)
+            own = {place - first: slot for place, slot in state.items() if first <= place < first + count}
+            part.load_state_dict({"state": own, "param_groups": part.state_dict()["param_groups"]})
+            first += count
 
 
 def learning_rate(config: OptimConfig, update: int, updates: int) -> float:

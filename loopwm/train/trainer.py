@@ -46,7 +46,7 @@ from loopwm.train.halting import halting_loss
 from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, peak_memory, resolve_device
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
 from loopwm.train.losses import LossTerms, Objective, PerStepDecoding, visible_steps
-from loopwm.train.optimiser import Average, adamw, learning_rate, set_rate
+from loopwm.train.optimiser import Average, Optimiser, learning_rate
 from loopwm.train.text import TextDecoding
 from loopwm.train.validation import validate
 
@@ -157,7 +157,7 @@ class Trainer:
         # Refused here, not at the first validation.
         self.model.exit_rule(config.train.exit)
         self.average = Average(self.model, config.optim.ema)
-        self.optimiser = adamw(self.model, config.optim)
+        self.optimiser = Optimiser(self.model, config.optim)
         # Each has its own stream: a stack draws no depths, yet must be shown what the looped model is shown.
         self.depth_draws = torch.Generator().manual_seed(config.train.seed + 1)
         self.visibility_draws = torch.Generator().manual_seed(config.train.seed + 2)
@@ -208,10 +208,10 @@ class Trainer:
     def advance(self) -> dict[str, float]:
         """One optimiser update; a non-finite loss or gradient is counted and skipped."""
         rate = learning_rate(self.config.optim, self.update, self.config.train.updates)
-        set_rate(self.optimiser, rate)
+        self.optimiser.set_rate(rate)
         windows = self.draw()
         terms = self.loss(windows, self.precision)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         terms.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
         finite = math.isfinite(float(norm)) and math.isfinite(float(terms.total.detach()))
@@ -241,7 +241,7 @@ class Trainer:
             choice = faster_precision(self.device, work)
             for stream, state in streams:
                 stream.set_state(state)
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimiser.zero_grad()
             self.sampler.restore(sampler)
             self.precision, info["precision_seconds"] = choice.precision, choice.seconds
         else:
@@ -312,7 +312,7 @@ class Trainer:
         averaged = world_weights(self.average.model)
         tensors = {f"model.{name}": value for name, value in world_weights(self.model).items()}
         tensors |= {f"ema.{name}": value for name, value in averaged.items()}
-        optimiser = self.optimiser.state_dict()["state"]
+        optimiser = self.optimiser.state()
         tensors |= {f"optimiser.{i}.{name}": value for i, slot in optimiser.items() for name, value in slot.items()}
         tensors["draws.depth"] = self.depth_draws.get_state()
         tensors["draws.visibility"] = self.visibility_draws.get_state()
@@ -356,8 +356,7 @@ class Trainer:
         for name, value in checkpoint.part("optimiser").items():
             index, key = name.split(".", 1)
             slots.setdefault(int(index), {})[key] = value
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": slots, "param_groups": groups})
+        self.optimiser.restore(slots)
         self.depth_draws.set_state(checkpoint.tensors["draws.depth"])
         self.visibility_draws.set_state(checkpoint.tensors["draws.visibility"])
         self.sampler.restore(SamplerState(**state["sampler"]))

@@ -75,7 +75,7 @@ class Pointer(nn.Module):
     Source: arXiv 1704.04368, Eq. 8-9; that copying goes on where it is, as in arXiv 1603.06393, Section 3.3.
     """
 
-    def __init__(self, width: int, follow: int) -> None:
+    def __init__(self, width: int, follow: int, recency: bool) -> None:
         super().__init__()
         self.reach = follow
         self.query, self.key = (nn.Linear(width, width, bias=False) for _ in range(2))
@@ -86,6 +86,10 @@ class Pointer(nn.Module):
             self.follow = nn.Linear(width, 1)
             nn.init.zeros_(self.follow.weight)
             nn.init.constant_(self.follow.bias, math.log(math.e - 1))
+        self.forget = nn.Linear(width, 1) if recency else None
+        if self.forget is not None:
+            nn.init.zeros_(self.forget.weight)
+            nn.init.constant_(self.forget.bias, math.log(math.e - 1))
 
     def queries(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., D)."""
@@ -99,10 +103,18 @@ class Pointer(nn.Module):
         """What an agreement counts at states x (..., D): (..., 1); 1 in the beginning."""
         return functional.softplus(self.follow(x).float()) if self.reach else x[..., :1].float()
 
-    def weights(self, q: Tensor, k: Tensor, readable: Tensor, agreed: Tensor) -> Tensor:
-        """Attention (R, L, C) of q (R, L, D) to k (R, C, D), and to what `agreed` (R, L, C) with what was written; what
-        is missing to 1 points at nothing."""
-        scores = (q @ k.transpose(1, 2) + agreed).masked_fill(~readable, -torch.inf)
+    def preference(self, x: Tensor, agreed: Tensor, age: Tensor) -> Tensor:
+        """Of states x (R, L, D) for what agrees with what was written and for what is `age` steps old, both (R, L or 1,
+        C): (R, L, C)."""
+        preferred = self.follows(x) * agreed
+        if self.forget is None:
+            return preferred
+        return preferred - functional.softplus(self.forget(x).float()) * age.float().log1p()
+
+    def weights(self, q: Tensor, k: Tensor, readable: Tensor, preferred: Tensor) -> Tensor:
+        """Attention (R, L, C) of q (R, L, D) to k (R, C, D), and to what is `preferred` (R, L, C); what is missing to 1
+        points at nothing."""
+        scores = (q @ k.transpose(1, 2) + preferred).masked_fill(~readable, -torch.inf)
         return torch.cat([self.nothing.expand(*scores.shape[:-1], 1), scores], -1).softmax(-1)[..., 1:]
 
 
@@ -125,7 +137,7 @@ class TextHead(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(*sizes) for _ in range(config.text.decoder))
         self.norm = nn.RMSNorm(width)
         if self.copies:
-            self.back, self.pointer = LookingBack(*sizes), Pointer(width, config.text.follow)
+            self.back, self.pointer = LookingBack(*sizes), Pointer(width, config.text.follow, config.text.recency)
 
     @property
     def layers(self) -> list[DecoderBlock]:
@@ -175,12 +187,14 @@ class TextHead(nn.Module):
             return own
         copied = pointed = torch.zeros_like(own)
         if look.groups:
-            q, k, follows = self.pointer.queries(x), self.pointer.keys(memory.states), self.pointer.follows(x)
+            q, k = self.pointer.queries(x), self.pointer.keys(memory.states)
             before = texts.before(self.pointer.reach, BEGIN)
             found = []
             for here, there, readable in look.groups:
-                agreed = follows[here.index] * agreement(before[here.index], memory.before[there.index])
-                weights = self.pointer.weights(q[here.index], k[there.index], readable, agreed)
+                agreed = agreement(before[here.index], memory.before[there.index])
+                age = (texts.step[here.index][:, :, None] - memory.step[there.index][:, None, :]).clamp(min=0)
+                preferred = self.pointer.preference(x[here.index], agreed, age)
+                weights = self.pointer.weights(q[here.index], k[there.index], readable, preferred)
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
                 found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1)], -1))
             copied, pointed = look.words(found, own).unbind(-1)

@@ -107,9 +107,9 @@ class _UnderWay:
         own = head.scores(x).softmax(-1)
         if not head.copies:
             return own
-        _, readable, _, _, pointers, tokens, before = self.back
-        agreed = head.pointer.follows(x) * agreement(self.before[:, None], before)
-        weights = head.pointer.weights(head.pointer.queries(x), pointers, readable, agreed)
+        _, readable, _, _, pointers, tokens, before, since = self.back
+        preferred = head.pointer.preference(x, agreement(self.before[:, None], before), since)
+        weights = head.pointer.weights(head.pointer.queries(x), pointers, readable, preferred)
         copied = torch.zeros_like(own).scatter_add_(-1, tokens[:, None, :], weights)
         share = head.pointer.copy(x).float().sigmoid()
         return (1 - share * weights.sum(-1, keepdim=True)) * own + share * copied
@@ -128,7 +128,7 @@ class _UnderWay:
 
 def _remembered(head: TextHead, memory: Memory | None, step: Tensor, like: Tensor) -> tuple[Tensor, ...]:
     """What rows look back at, padded: angles of their age, what is readable, keys, values, pointers, tokens, what
-    stands before them."""
+    stands before them, steps since then."""
     batch, reach = len(step), head.pointer.reach
     if memory is None or not len(memory.tokens):
         states, tokens = like.new_zeros(batch, 0, like.shape[-1]), step.new_zeros(batch, 0)
@@ -143,7 +143,7 @@ def _remembered(head: TextHead, memory: Memory | None, step: Tensor, like: Tenso
     readable = (valid & (then <= step[:, None]))[:, None]
     k, v = head.back.read.keys(states, angles(then, head.rotated, STEPS))
     age = angles(step[:, None], head.rotated, STEPS)
-    return age, readable, k, v, head.pointer.keys(states), tokens, before
+    return age, readable, k, v, head.pointer.keys(states), tokens, before, (step[:, None] - then).clamp(min=0)[:, None]
 
 
 def _all(k: Tensor) -> Tensor:
