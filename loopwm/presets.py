@@ -158,7 +158,7 @@ PRESETS: dict[str, Preset] = {
         RunConfig(
             data=Path("data/scienceworld.parquet"),
             model=ModelConfig(width=192, heads=6, tokens=16, loop=LoopConfig(mu=4, phases=4)),
-            optim=OptimConfig(lr=2e-3),
+            optim=OptimConfig(kind="muon", lr=2e-3),
             # Rewards are rare and then large: at the usual weight a single one would outweigh all words of a batch.
             loss=LossConfig(reward=0.01, continues=0.1, shown=4),
             train=TrainConfig(updates=6000, batch=12, window=16, validate_every=250, precision="bfloat16"),
