@@ -178,9 +178,10 @@ class TextConfig:
     follow: int = 16
     """A head that copies prefers places before which stands what it has just written; so many words are compared, none
     with 0."""
-
     recency: bool = True
     """A head that copies may prefer what was read or done lately."""
+    numbers: bool = True
+    """Digits that are read come with the value of the number they are part of."""
 
     def __post_init__(self) -> None:
         if self.encoder < 0 or self.decoder < 1:

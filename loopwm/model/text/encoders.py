@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from loopwm.model.config import ModelConfig
 from loopwm.model.text.layers import FeedForward, WordAttention, WordBlock, angles
+from loopwm.model.text.numbers import NumberValues
 from loopwm.model.text.packing import Texts, flattened
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.text.vocabulary import SPECIAL
@@ -58,6 +59,7 @@ class WordEncoder(nn.Module):
         self.tokens, self.rotated, self.follow = config.tokens, width // config.heads // 2, config.text.follow
         self.words = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.words.weight, std=width**-0.5)
+        self.numbers: NumberValues | None = None
         self.blocks = nn.ModuleList(WordBlock(width, config.heads, config.hidden) for _ in range(depth))
         self.norm = nn.RMSNorm(width)
         self.readers = nn.Parameter(torch.randn(config.tokens, width) / width**0.5)
@@ -70,6 +72,8 @@ class WordEncoder(nn.Module):
     def encoded(self, texts: Texts) -> Tensor:
         """States (M, D) of words, which look at no text but their own."""
         x, turn = self.words(texts.tokens), angles(texts.place, self.rotated)
+        if self.numbers is not None:
+            x = x + self.numbers(texts)
         for block in self.blocks:
             x = block(x, texts.layout, turn)
         return self.norm(x)
@@ -97,6 +101,8 @@ class TextEncoder(WordEncoder):
 
     def __init__(self, config: ModelConfig, spec: ObservationSpec) -> None:
         super().__init__(config, len(spec.names), config.text.encoder)
+        if config.text.numbers:
+            self.numbers = NumberValues(spec.names, config.width)
         # What was done before an observation was seen tells a decoder which of them to look back at.
         self.cause = nn.Linear(config.width, config.width, bias=False)
         nn.init.zeros_(self.cause.weight)
