@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loopwm.errors import UserError
 from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
-from loopwm.model.config import CERTIFIED_LOOP, LoopConfig, ModelConfig
+from loopwm.model.config import CERTIFIED_LOOP, LoopConfig, ModelConfig, TextConfig
 from loopwm.train.config import HaltConfig, LossConfig, OptimConfig, TrainConfig
 
 
@@ -157,7 +157,9 @@ PRESETS: dict[str, Preset] = {
         "a text world: words in, words out, 6M parameters, hours on two CPU cores",
         RunConfig(
             data=Path("data/scienceworld.parquet"),
-            model=ModelConfig(width=192, heads=6, tokens=16, loop=LoopConfig(mu=4, phases=4)),
+            model=ModelConfig(
+                width=192, heads=6, tokens=16, loop=LoopConfig(mu=4, phases=4), text=TextConfig(numbers=True)
+            ),
             optim=OptimConfig(kind="muon", lr=2e-3),
             # Rewards are rare and then large: at the usual weight a single one would outweigh all words of a batch.
             loss=LossConfig(reward=0.01, continues=0.1, shown=4),

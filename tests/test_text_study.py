@@ -69,6 +69,9 @@ def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, mo
     monkeypatch.setattr(study, "run_benchmark", None)
     monkeypatch.setattr(study, "looping", None)
     assert json.loads(study.run_text_study(small).read_text())["figures"] == figures
+    # With a system more, everything is asked again: what is there says nothing of it.
+    with pytest.raises(TypeError):
+        study.asked(small, "markov", [], [small.home / "looped-seed0", small.home / "stack-equal-flops-seed0"])
 
 
 def test_a_recording_of_another_world_and_an_existing_result_are_refused(small: TextStudyConfig) -> None:

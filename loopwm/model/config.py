@@ -180,7 +180,7 @@ class TextConfig:
     with 0."""
     recency: bool = True
     """A head that copies may prefer what was read or done lately."""
-    numbers: bool = True
+    numbers: bool = False
     """Digits that are read come with the value of the number they are part of."""
 
     def __post_init__(self) -> None:

@@ -84,7 +84,9 @@ def windows_of(config: TextStudyConfig, track: str, per_type: int) -> BenchmarkC
 def asked(config: TextStudyConfig, track: str, episodes: list[TextEpisode], runs: Sequence[Path]) -> dict[str, Any]:
     """The benchmark's result on one track as plain numbers, kept in a file beside the runs."""
     path = config.home / f"{track}-{config.split}-{config.per_type}-beam{config.beam}.json"
-    if not path.exists():
+    # An earlier study in this folder may have asked fewer systems.
+    known = json.loads(path.read_text())["systems"] if path.exists() else {}
+    if not all(run.name in known for run in runs):
         result = run_benchmark(
             config.world,
             episodes,
