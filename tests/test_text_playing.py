@@ -23,6 +23,8 @@ from loopwm.text.recording import read_recording
 from loopwm.text.simulator import TextSimulator
 from loopwm.train import published
 from loopwm.train.checkpoint import NAME
+from loopwm.train.journal import read_log
+from loopwm.train.trainer import finished
 
 # ---- in the terminal ----
 
@@ -109,6 +111,11 @@ def test_a_published_model_is_loaded_by_its_name_and_played(
     assert published.main(words) == 2
     assert (tmp_path / "weights" / "toy-small" / "README.md").read_text() == "# A toy"
     small = tmp_path / "weights" / "toy-small" / NAME
+    # What measures runs can measure it: how long it was trained and with what settings is there.
+    result, original = finished(small.parent), finished(toy_run)
+    assert result is not None and original is not None
+    assert (result.updates, result.seconds) == (original.updates, original.seconds)
+    assert read_log(small.parent) == read_log(toy_run)
     assert small.stat().st_size < (toy_run / NAME).stat().st_size / 5
     monkeypatch.setattr(published, "__file__", str(tmp_path / "loopwm" / "train" / "published.py"))
     with pytest.raises(UserError, match="There is no checkpoint"):

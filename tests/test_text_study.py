@@ -70,7 +70,7 @@ def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, mo
     monkeypatch.setattr(study, "looping", None)
     assert json.loads(study.run_text_study(small).read_text())["figures"] == figures
     # With a system more, everything is asked again: what is there says nothing of it.
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match="stack-equal-flops-seed0"):
         study.asked(small, "markov", [], [small.home / "looped-seed0", small.home / "stack-equal-flops-seed0"])
 
 

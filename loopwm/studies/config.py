@@ -301,6 +301,8 @@ class TextStudyConfig:
     """Transitions per window."""
     initial: float = 0.4
     """Share of the windows that begin with the complete initial state, where it is recorded."""
+    numbers: bool = True
+    """Digits that are read come with the value of their number."""
     split: Literal["validation", "test"] = "validation"
     """Episodes asked about: `test` once, when nothing is changed any more."""
     per_type: int = 200
@@ -334,6 +336,8 @@ class TextStudyConfig:
         words += ["--preset", self.preset, "--systems", *self.systems, "--seeds", *map(str, self.seeds)]
         for option in ("updates", "batch", "window", "initial", "split", "per_type", "beam", "looping_per_type"):
             words += [f"--{option.replace('_', '-')}", str(getattr(self, option))]
+        if not self.numbers:
+            words.append("--no-numbers")
         return shlex.join([*words, "--folder", str(self.folder), "--out", str(self.result)])
 
     def __post_init__(self) -> None:

@@ -67,7 +67,8 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         window=config.window,
         initial=config.initial,
     )
-    return replace(settings, data=config.data, train=train)
+    model = replace(settings.model, text=replace(settings.model.text, numbers=config.numbers))
+    return replace(settings, data=config.data, model=model, train=train)
 
 
 def tracks(episodes: Sequence[TextEpisode]) -> list[str]:

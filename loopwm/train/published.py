@@ -1,4 +1,5 @@
-"""Small trained models that come with loopwm: averaged weights alone, in bfloat16, with a card that says what they are.
+"""Small trained models that come with loopwm: averaged weights alone, in bfloat16, with a card that says what they are,
+and the configuration and log of the run, so that whatever measures a run measures them too.
 
 python -m loopwm.train.published RUN weights/NAME --card CARD.md
 """
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CARD = "README.md"
+STATE = ("update", "seconds", "skipped", "data_digest", "validation", "precision")
+"""What a checkpoint says of its training; how to go on with it is left out."""
 
 
 def folders() -> dict[str, Path]:
@@ -38,6 +41,7 @@ def publish(run: Path, folder: Path, card: str) -> int:
         LoopwmError: the disk refused.
     """
     from loopwm.train.checkpoint import NAME, read_checkpoint, save_checkpoint
+    from loopwm.train.journal import LOG
 
     refuse_existing(folder, "choose another folder or remove it")
     found = read_checkpoint(Path(run) / NAME, ("ema.",))
@@ -45,11 +49,13 @@ def publish(run: Path, folder: Path, card: str) -> int:
         name: tensor.to(torch.bfloat16) if tensor.is_floating_point() and tensor.dim() > 1 else tensor
         for name, tensor in found.tensors.items()
     }
-    kept = {name: found.state[name] for name in ("update", "seconds", "data_digest", "validation", "precision")}
+    kept = {name: found.state[name] for name in STATE}
     folder.mkdir(parents=True)
     try:
         save_checkpoint(folder / NAME, found.blueprint, rounded, kept)
         (folder / CARD).write_text(card, encoding="utf-8")
+        for name in ("config.yaml", LOG):
+            shutil.copyfile(Path(run) / name, folder / name)
     except BaseException:
         shutil.rmtree(folder)
         raise
