@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from loopwm.errors import LoopwmError, UserError
 
@@ -44,6 +44,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
+
+
+def claim(file: IO[Any], taken: str) -> None:
+    """Keep other processes from claiming the same file until it is closed, where the system has such locks.
+
+    Raises:
+        UserError: another process has; `taken` says what to do.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(taken) from None
 
 
 def write_json(path: Path, value: Any) -> None:

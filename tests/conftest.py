@@ -33,6 +33,18 @@ def billiards_columns(billiards_store: Path) -> Columns:
 
 
 @pytest.fixture(scope="session")
+def trained(billiards_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the preset `debug`. Copy it before changing anything."""
+    from debug_run import debug
+
+    from loopwm.train.trainer import train
+
+    run = tmp_path_factory.mktemp("trained") / "run"
+    train(debug(billiards_store), run)
+    return run
+
+
+@pytest.fixture(scope="session")
 def toy_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording of the text world of toy_text.py. Read it, never change it."""
     pytest.importorskip("pyarrow", reason='text recordings need pip install "loopwm[text]"')

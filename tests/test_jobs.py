@@ -14,21 +14,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from debug_run import debug
 from safetensors.torch import load_file
 
 from loopwm.data.collect import collect
 from loopwm.data.config import CollectConfig
 from loopwm.errors import LoopwmError, UserError
-from loopwm.presets import RunConfig, preset
 from loopwm.progress import SilentProgress
 from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import pick_rates, with_system
 from loopwm.train.checkpoint import NAME, read_checkpoint
 from loopwm.train.trainer import finished, train
-
-
-def debug(store: Path) -> RunConfig:
-    return replace(preset("debug").config, data=store)
 
 
 def test_runs_side_by_side_equal_runs_alone_and_finished_ones_are_left_alone(

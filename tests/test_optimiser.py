@@ -7,29 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from debug_run import debug
 from torch import nn
 
 from loopwm.errors import UserError
 from loopwm.model.certified import CertifiedCore
 from loopwm.model.config import CERTIFIED_LOOP
 from loopwm.model.core import LoopedCore
-from loopwm.presets import RunConfig, preset
 from loopwm.train.checkpoint import NAME, load, read_checkpoint
 from loopwm.train.config import OptimConfig
 from loopwm.train.optimiser import Average, Optimiser, learning_rate, parameter_groups
-from loopwm.train.trainer import Trainer, train
-
-
-def debug(store: Path, **train_fields: object) -> RunConfig:
-    config = preset("debug").config
-    return replace(config, data=store, train=replace(config.train, **train_fields))  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def trained(billiards_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("trained") / "run"
-    train(debug(billiards_store), run)
-    return run
+from loopwm.train.trainer import Trainer
 
 
 def test_only_matrices_decay_and_never_b_retention_norms_or_biases(trained: Path) -> None:

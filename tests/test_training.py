@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from debug_run import debug
 from safetensors.torch import load_file, save_file
 
 from loopwm.data.cache import open_memmap
@@ -24,24 +26,11 @@ from loopwm.errors import LoopwmError, UserError
 from loopwm.model.config import SYSTEMS, ExitConfig, ModelConfig
 from loopwm.model.encoders import EntityEncoder
 from loopwm.model.world_model import WorldModel
-from loopwm.presets import RunConfig, preset
 from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint
 from loopwm.train.config import OptimConfig
 from loopwm.train.hardware import has_bfloat16
 from loopwm.train.journal import read_config, read_log
 from loopwm.train.trainer import Trainer, finished, resume, train
-
-
-def debug(store: Path, **train_fields: object) -> RunConfig:
-    config = preset("debug").config
-    return replace(config, data=store, train=replace(config.train, **train_fields))  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def trained(billiards_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("trained") / "run"
-    train(debug(billiards_store), run)
-    return run
 
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:
@@ -275,6 +264,16 @@ def test_an_existing_run_is_not_overwritten(trained: Path, billiards_store: Path
     with pytest.raises(UserError, match=r"already exists.*--resume"):
         train(debug(billiards_store), trained)
     assert (trained / NAME).read_bytes() == before
+
+
+def test_a_run_is_not_trained_by_two_processes_at_once(trained: Path) -> None:
+    before = tensors(trained)
+    with (trained / ".lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"Another process is training .*run; wait until it is done"):
+            resume(trained)
+    assert all(torch.equal(before[name], now) for name, now in tensors(trained).items())
+    assert finished(trained) is not None
 
 
 def test_another_recording_cannot_be_resumed_on(trained: Path, tmp_path: Path) -> None:

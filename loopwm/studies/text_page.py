@@ -1,6 +1,7 @@
 """docs/text-results.md from the results of `loopwm study text`, so that no number there is typed by hand.
 
 python -m loopwm.studies.text_page results/scienceworld.json results/alfworld.json docs/text-results.md
+python -m loopwm.studies.text_page results/alfworld.json weights/alfworld-small/README.md --card
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 def page(results: Sequence[Result]) -> str:
     """All tables of all worlds."""
     return "\n\n".join(world(result) for result in results)
+
+
+def card(results: Sequence[Result]) -> str:
+    """What the card of a published model says of it: hits, price, command."""
+    return "\n\n".join("\n".join(table(result)) for result in results for table in (hits, sizes, made_by))
 
 
 def world(result: Result) -> str:
@@ -250,9 +256,9 @@ def interval(one: dict[str, float]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """RESULT [RESULT ...] FILE"""
-    *results, document = map(Path, arguments)
-    rewrite(document, page(read_results(results)))
+    """RESULT [RESULT ...] FILE [--card]"""
+    *results, document = (Path(one) for one in arguments if one != "--card")
+    rewrite(document, (card if "--card" in arguments else page)(read_results(results)))
     print(f"Written: {document}")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from loopwm.errors import LoopwmError, UserError
+from loopwm.files import claim
 from loopwm.text.recording import TextEpisode
 
 _ROWS = ("observations", "actions", "scores", "looks", "inventories")
@@ -41,7 +42,10 @@ class Journal:
         except OSError as error:
             raise LoopwmError(f"Could not write {path}: {error.strerror}; choose another folder.") from error
         try:
-            _claim(self._file, path)
+            claim(
+                self._file,
+                f"Another process is recording into {path}; wait until it is done, or choose another --out.",
+            )
             self._begin(recording)
             self._places = dict(self._scan())
         except BaseException:
@@ -121,17 +125,3 @@ class Journal:
         """Close and delete."""
         self.close()
         self.path.unlink()
-
-
-def _claim(file: IO[bytes], path: Path) -> None:
-    """Keep a second process from writing the same journal, where the system has such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(
-            f"Another process is recording into {path}; wait until it is done, or choose another --out."
-        ) from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from loopwm.data.ahead import ReadAhead
 from loopwm.data.windows import SamplerState, Windows
 from loopwm.errors import LoopwmError, UserError
+from loopwm.files import claim
 from loopwm.interrupts import deferred_interrupt
 from loopwm.model.depth import sample_loops
 from loopwm.model.gate import Gate, GateConfig
@@ -100,9 +103,10 @@ def train(config: RunConfig, run: Path, progress: Progress | None = None) -> Tra
         )
     trainer = Trainer(config, run)
     run.mkdir(parents=True, exist_ok=True)
-    write_config(run, config)
-    trainer.settle_precision()
-    return trainer.fit(progress or SilentProgress())
+    with _alone(run):
+        write_config(run, config)
+        trainer.settle_precision()
+        return trainer.fit(progress or SilentProgress())
 
 
 def continuing(run: Path) -> str:
@@ -114,16 +118,30 @@ def resume(run: Path, progress: Progress | None = None) -> TrainResult:
     """Continue an interrupted run from its last checkpoint, bit for bit on a CPU.
 
     Raises:
-        UserError: nothing to resume there, or the data changed since.
+        UserError: nothing to resume there, the data changed since, or another process trains it.
     """
     run = Path(run)
-    trainer = Trainer(read_config(run / "config.yaml"), run)
-    if (run / NAME).is_file():
-        trainer.restore(read_checkpoint(run / NAME))
-    else:
-        # Stopped before its first checkpoint: beginning again loses nothing.
-        trainer.settle_precision()
-    return trainer.fit(progress or SilentProgress())
+    config = read_config(run / "config.yaml")
+    with _alone(run):
+        trainer = Trainer(config, run)
+        if (run / NAME).is_file():
+            trainer.restore(read_checkpoint(run / NAME))
+        else:
+            # Stopped before its first checkpoint: beginning again loses nothing.
+            trainer.settle_precision()
+        return trainer.fit(progress or SilentProgress())
+
+
+@contextlib.contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Two processes that train one run would write over each other's log and checkpoints."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context((run / ".lock").open("a"))
+        except OSError as error:
+            raise LoopwmError(f"Could not write in {run}: {error.strerror}; choose another folder.") from error
+        claim(file, f"Another process is training {run}; wait until it is done, or choose another folder with --run.")
+        yield
 
 
 def finished(run: Path) -> TrainResult | None:
