@@ -1,0 +1,64 @@
+"""The small models that come with loopwm: what their cards and pages say is what was measured, and they do it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
+pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm[text]"')
+
+import loopwm
+from loopwm.studies import text_page
+from loopwm.text.benchmark.benchmark import BenchmarkConfig, prepare
+from loopwm.text.benchmark.sources import read_world
+from loopwm.text.benchmark.windows import WindowConfig
+from loopwm.text.recording import read_recording
+from loopwm.text.simulator import TextSimulator
+from loopwm.text.vocabulary import plain
+from loopwm.train.checkpoint import NAME, read_checkpoint
+from loopwm.train.published import folders
+
+ROOT = Path(__file__).parents[1]
+WORLDS = sorted(one.stem for one in (ROOT / "results").glob("*world.json"))
+PUBLISHED = sorted(one.name for one in (ROOT / "weights").glob("*"))
+RECORDING = ROOT / "recordings" / "scienceworld.parquet"
+
+scienceworld = pytest.mark.skipif(
+    not (ROOT / "results" / "scienceworld.json").exists(), reason="ScienceWorld has not been published yet"
+)
+
+
+def test_the_page_on_text_worlds_shows_the_stored_results() -> None:
+    results = text_page.read_results([ROOT / "results" / f"{world}.json" for world in reversed(WORLDS)])
+    assert text_page.page(results) in (ROOT / "docs" / "text-results.md").read_text()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_card_shows_what_was_measured_with_the_weights_beside_it(name: str) -> None:
+    folder, result = folders()[name], ROOT / "results" / f"{name.removesuffix('-small')}.json"
+    assert (folder / NAME).stat().st_size < 20e6
+    assert text_page.card(text_page.read_results([result])) in (folder / "README.md").read_text()
+    measured, state = json.loads(result.read_text()), read_checkpoint(folder / NAME, ()).state
+    assert measured["updates"] == state["update"]
+    assert state["data_digest"] in measured["recordings"].values()
+    assert loopwm.load(name).num_parameters() == measured["figures"]["params"] <= 10e6
+
+
+@scienceworld
+def test_the_frozen_recording_is_what_was_measured_on() -> None:
+    digest = read_recording(RECORDING)[0].digest
+    measured = json.loads((ROOT / "results" / "scienceworld.json").read_text())
+    assert digest in measured["recordings"].values()
+
+
+@scienceworld
+def test_a_published_model_answers_real_windows() -> None:
+    _, _, episodes = read_world((RECORDING,))
+    asked = WindowConfig(track="one-step", split="validation", per_type=1)
+    windows = prepare(episodes, BenchmarkConfig(windows=asked))[0]
+    answers = TextSimulator.from_run(folders()["scienceworld-small"]).predict(windows)
+    hits = sum(plain(said[-1]) == plain(one.targets[-1]) for said, one in zip(answers, windows, strict=True))
+    assert len(windows) == 13 and hits >= 8
