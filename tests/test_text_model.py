@@ -21,9 +21,10 @@ from loopwm.data.windows import Windows
 from loopwm.errors import UserError
 from loopwm.model.config import CERTIFIED_LOOP, ExitConfig, LoopConfig, ModelConfig, TextConfig
 from loopwm.model.readout import Readout
-from loopwm.model.text.encoders import TextEncoder
+from loopwm.model.text.encoders import BEGIN, END, Memory, TextEncoder
 from loopwm.model.text.head import Targets, TextHead
 from loopwm.model.text.packing import Layout, by_length, flattened, pairs
+from loopwm.model.text.under_way import UnderWay
 from loopwm.model.text.writing import write
 from loopwm.model.world_model import WorldModel
 from loopwm.spaces import ObservationSpec
@@ -37,9 +38,10 @@ SMALL = ModelConfig(width=24, heads=2, mlp_ratio=2, tokens=3, loop=LoopConfig(mu
 EVERYTHING = ("copy", "bottleneck")
 
 
-def make(head: str = "copy", **fields: object) -> WorldModel:
+def make(head: str = "copy", follow: int = TextConfig.follow, **fields: object) -> WorldModel:
     torch.manual_seed(0)
-    config = replace(SMALL, text=TextConfig(encoder=1, decoder=2, head=head), **fields)  # type: ignore[arg-type]
+    text = TextConfig(encoder=1, decoder=2, head=head, follow=follow)  # type: ignore[arg-type]
+    config = replace(SMALL, text=text, **fields)  # type: ignore[arg-type]
     model = WorldModel(config, CORPUS.observation, CORPUS.action, CORPUS.statistics(CORPUS.split("train")))
     with torch.no_grad():
         # As a trained model is: nothing is left at a start where it has no effect.
@@ -229,6 +231,57 @@ def test_greedy_takes_the_likeliest_word_every_time(model: WorldModel) -> None:
         here = best.texts.place == place
         if (said[:, place] != 0).all():
             assert (best.log_probability[here] >= worse.log_probability[worse.texts.place == place] - 1e-5).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("head", "follow"), [("copy", 16), ("copy", 0), ("bottleneck", 0)])
+def test_a_single_text_is_written_as_among_others(head: str, follow: int) -> None:
+    model = make(head, follow)
+    windows, visible = sample(batch=8), torch.ones(8, 5, dtype=torch.bool)
+    found, decoder = unrolled(model, windows, visible), model.observation_head
+    assert isinstance(decoder, TextHead)
+    step = torch.full((8,), 4)
+    together = write(decoder, found.latents[:, 4], found.memory, step, longest=20)
+    begin = (found.memory.window.cumsum(0) - found.memory.window).tolist()
+    for row, (first, count) in enumerate(zip(begin, found.memory.window.tolist(), strict=True)):
+        own = {
+            part: getattr(found.memory, part)[first : first + count] for part in ("states", "tokens", "step", "before")
+        }
+        alone = write(
+            decoder, found.latents[row : row + 1, 4], Memory(**own, window=torch.tensor([count])), step[:1], longest=20
+        )
+        words = alone.tokens[0]
+        assert torch.equal(together.tokens[row, : len(words)], words) and not together.tokens[row, len(words) :].any()
+        assert float(alone.log_probability) == pytest.approx(float(together.log_probability[row]), abs=1e-3)
+
+
+@torch.no_grad()
+def test_what_was_taken_back_leaves_no_trace(model: WorldModel) -> None:
+    windows, visible = sample(batch=1), torch.ones(1, 5, dtype=torch.bool)
+    found, head = unrolled(model, windows, visible), model.observation_head
+    assert isinstance(head, TextHead)
+    straight, astray = (UnderWay(head, found.latents[:, 4], found.memory, torch.tensor([4])) for _ in range(2))
+    straight.next(torch.tensor([[[BEGIN, 20]]]))
+    astray.next(torch.tensor([[[BEGIN, 20, 21, 22]]]))
+    astray.forget(2)
+    word = torch.tensor([[[23]]])
+    assert torch.allclose(straight.next(word), astray.next(word), atol=1e-6)
+
+
+@torch.no_grad()
+def test_words_are_guessed_from_the_latest_text_that_went_on_like_this() -> None:
+    model = make()
+    windows, visible = sample(batch=1), torch.ones(1, 5, dtype=torch.bool)
+    found, head = unrolled(model, windows, visible), model.observation_head
+    assert isinstance(head, TextHead)
+    text = [word for word in windows.observations[0, 3].tolist() if word]
+    under_way = UnderWay(head, found.latents[:, 4], found.memory, torch.tensor([4]))
+    under_way.next(torch.tensor([[[BEGIN, *text[:2]]]]))
+    assert under_way.guess(text[2], 100) == [*text[3:], END]
+    assert under_way.guess(text[2], 2) == text[3:5]
+    # What has not been read yet is not known.
+    early = UnderWay(head, found.latents[:, 0], found.memory, torch.tensor([-1]))
+    assert early.guess(text[2], 2) == []
 
 
 @torch.no_grad()

@@ -144,7 +144,8 @@ def test_what_looping_buys_is_the_stored_evidence(page: str, stored: dict[str, A
         assert spent[name][0].startswith(f"{one['mean']:.2f} [")
     latents = rows(page, "imagined in the latent or with every step decoded")
     assert [cells[1] for cells in latents.values()] == [percent(one) for one in found["words"]]
-    assert f"{found['milliseconds'][0]:.0f} ms (median" in page
+    last, whole = found["milliseconds"][0], found["milliseconds_all"][0]
+    assert f"{last:.0f} ms to its last text and {whole:.0f} ms to all" in page
 
 
 def test_the_page_says_what_the_runs_are(page: str, written: Path, runs: list[Path]) -> None:

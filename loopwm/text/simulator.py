@@ -106,8 +106,12 @@ class TextSimulator:
         )
 
     @torch.no_grad()
-    def foresee(self, windows: Sequence[Window]) -> Foreseen:
-        """What happens in windows that are imagined together."""
+    def foresee(self, windows: Sequence[Window], last: bool = False) -> Foreseen:
+        """What happens in windows that are imagined together.
+
+        Args:
+            last: write only what the last action leads to; the steps before it stay latents.
+        """
         seen = [self._seen(window) for window in windows]
         now = torch.tensor([len(texts) - 1 for texts in seen], device=self.device)
         done = [self._actions([*window.context.actions, *window.actions]) for window in windows]
@@ -131,11 +135,12 @@ class TextSimulator:
             latents.append(h)
         path, rows = torch.stack(latents, 1), torch.arange(len(windows), device=self.device)
         texts, confidence = [], []
-        for step in range(max(steps)):
+        first = max(steps) - 1 if last else 0
+        for step in range(first, max(steps)):
             written = self.written(path[rows, now + step], memory, now + step)
             texts.append([self.vocabulary.decode(one) for one in written.tokens.tolist()])
             confidence.append(written.log_probability.exp())
-        loops = trace.loops[rows[:, None], now[:, None] + torch.arange(max(steps), device=self.device)]
+        loops = trace.loops[rows[:, None], now[:, None] + torch.arange(first, max(steps), device=self.device)]
         return Foreseen([list(one) for one in zip(*texts, strict=True)], torch.stack(confidence, 1), loops)
 
     def _word_by_word(self, windows: Sequence[Window]) -> Foreseen:
@@ -212,7 +217,8 @@ class Foreseen:
     """What was imagined of B windows of K actions.
 
     Attributes:
-        texts: K for each window. confidence: (B, K), the probability of each, word for word. loops: (B, K).
+        texts: K for each window, or the last alone. confidence: (B, K), the probability of each, word for word.
+        loops: (B, K).
     """
 
     texts: list[list[str]]

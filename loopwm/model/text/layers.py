@@ -39,15 +39,25 @@ class WordAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """q (R, L, H, D/H) to k, v (R, C, H, D/H) where `mask` (R, L or 1, C) allows it -> (R, L, D), before `out`."""
+        return self.attend_to(q, *self.lined_up(k, v), mask)
+
+    def lined_up(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v (R, C, H, D/H) as they are attended to, after the sink: (R H, 1 + C, D/H)."""
         sink = functional.normalize(self.sink.float(), dim=-1).to(k.dtype).expand(len(k), 1, -1, -1)
-        k, v = torch.cat([sink, k], 1), torch.cat([torch.zeros_like(sink), v], 1)
-        allowed = functional.pad(mask, (1, 0), value=True)
-        hidden = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, -torch.inf)
-        # (R, L, H, D/H) -> (R H, L, D/H)
-        q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (q, k, v))
-        bias = hidden[:, None].expand(-1, self.heads, *q.shape[1:2], -1).flatten(0, 1)
-        y = torch.bmm(torch.baddbmm(bias, q, k.transpose(1, 2)).softmax(-1).to(v.dtype), v)
-        return y.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(-2)
+        return by_head(torch.cat([sink, k], 1)), by_head(torch.cat([torch.zeros_like(sink), v], 1))
+
+    def attend_to(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As `attend`, of what is `lined_up`, all of which is allowed when there is no mask."""
+        rows, q = q.shape[:2], by_head(q)
+        if mask is None:
+            scores = torch.bmm(q, k.transpose(1, 2))
+        else:
+            allowed = functional.pad(mask, (1, 0), value=True)
+            hidden = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, -torch.inf)
+            bias = hidden[:, None].expand(-1, self.heads, q.shape[1], -1).flatten(0, 1)
+            scores = torch.baddbmm(bias, q, k.transpose(1, 2))
+        y = torch.bmm(scores.softmax(-1).to(v.dtype), v)
+        return y.unflatten(0, (rows[0], self.heads)).transpose(1, 2).flatten(-2)
 
     def among(self, x: Tensor, layout: Layout, turn: Tensor, causal: bool) -> Tensor:
         """Words (M, D) that look at the words of their own text, or with `causal` at those up to them: (M, D)."""
@@ -84,6 +94,11 @@ class WordAttention(nn.Module):
         rows = torch.cat([group.rows for group in layout.groups])
         read = self.out(torch.cat(found))
         return read.new_zeros(texts, *read.shape[1:]).index_copy(0, rows, read)
+
+
+def by_head(x: Tensor) -> Tensor:
+    """(R, L, H, D/H) -> (R H, L, D/H)."""
+    return x.transpose(1, 2).flatten(0, 1)
 
 
 class FeedForward(nn.Module):

@@ -1,4 +1,4 @@
-"""What a text head would say: greedy, exactly and with a cache, or by a beam."""
+"""What a text head would say: greedy, exactly, or by a beam."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from loopwm.errors import UserError
 from loopwm.model.text.encoders import BEGIN, END, Memory
-from loopwm.model.text.head import STEPS, TextHead, agreement
-from loopwm.model.text.layers import angles
+from loopwm.model.text.head import TextHead
+from loopwm.model.text.under_way import UnderWay
 
 
 @dataclass(frozen=True)
@@ -51,113 +51,21 @@ def write(
     if step is None:
         last = 0 if memory is None or not len(memory.step) else int(memory.step.max())
         step = torch.full((len(latents),), last, device=latents.device)
-    under_way = _UnderWay(head, latents, memory if head.copies else None, step)
+    under_way = UnderWay(head, latents, memory, step, beam)
     longest = longest or head.longest
-    return _greedy(under_way, longest) if beam == 1 else _beam(under_way, longest, beam)
+    if beam > 1:
+        return _beam(under_way, longest)
+    return _drafted(under_way, longest) if len(latents) == 1 else _greedy(under_way, longest)
 
 
-class _UnderWay:
-    """Texts being written: what they read, and keys of their words so far, layer by layer. Rows can be left behind."""
-
-    def __init__(self, head: TextHead, latents: Tensor, memory: Memory | None, step: Tensor) -> None:
-        self.head, self.place = head, 0
-        y = latents + head.places
-        self.latents = [block.latent.keys(y) for block in head.layers]
-        self.words: list[tuple[Tensor, Tensor]] = []
-        reach = head.pointer.reach if head.copies else 0
-        self.before = torch.zeros(len(latents), reach, dtype=torch.long, device=latents.device)
-        # Without a memory nothing is looked back at, but the layer that looks back is still there.
-        self.back: tuple[Tensor, ...] = ()
-        if head.copies:
-            self.back = _remembered(head, memory, step, latents)
-
-    def next(self, token: Tensor) -> Tensor:
-        """Probabilities (R, V) of the word after `token` (R,)."""
-        head = self.head
-        x = head.words(token[:, None])
-        self.before = torch.cat([token[:, None], self.before], 1)[:, : self.before.shape[1]]
-        turn = angles(torch.full_like(token[:, None], self.place), head.rotated)
-        words = []
-        for i, block in enumerate(head.layers):
-            if head.copies and i == len(head.layers) - 1:
-                x = self._looked_back(x)
-            y = block.norm_words(x)
-            k, v = block.words.keys(y, turn)
-            if self.words:
-                k, v = (torch.cat(pair, 1) for pair in zip(self.words[i], (k, v), strict=True))
-            words.append((k, v))
-            x = x + block.words.out(block.words.attend(block.words.queries(y, turn), k, v, _all(k)))
-            k, v = self.latents[i]
-            q = block.latent.queries(block.norm_latent(x))
-            x = block.mlp(x + block.latent.out(block.latent.attend(q, k, v, _all(k))))
-        self.words, self.place = words, self.place + 1
-        return self._probabilities(head.norm(x))[:, 0]
-
-    def _looked_back(self, x: Tensor) -> Tensor:
-        age, readable, k, v, *_ = self.back
-        back = self.head.back
-        if not readable.shape[-1]:
-            return back.mlp(x)
-        read = back.read.attend(back.read.queries(back.norm(x), age), k, v, readable)
-        return back.mlp(x + back.read.out(read))
-
-    def _probabilities(self, x: Tensor) -> Tensor:
-        """Of every word of the vocabulary at states x (R, 1, D): (R, 1, V)."""
-        head = self.head
-        own = head.scores(x).softmax(-1)
-        if not head.copies:
-            return own
-        _, readable, _, _, pointers, tokens, before, since = self.back
-        preferred = head.pointer.preference(x, agreement(self.before[:, None], before), since)
-        weights = head.pointer.weights(head.pointer.queries(x), pointers, readable, preferred)
-        copied = torch.zeros_like(own).scatter_add_(-1, tokens[:, None, :], weights)
-        share = head.pointer.copy(x).float().sigmoid()
-        return (1 - share * weights.sum(-1, keepdim=True)) * own + share * copied
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some rows, or with rows several times."""
-        self.latents = [(k[rows], v[rows]) for k, v in self.latents]
-        self.back = tuple(part[rows] for part in self.back)
-        self.go_on_from(rows)
-
-    def go_on_from(self, rows: Tensor) -> None:
-        """Every row goes on from what another one wrote, which reads the same latent and memory."""
-        self.words = [(k[rows], v[rows]) for k, v in self.words]
-        self.before = self.before[rows]
-
-
-def _remembered(head: TextHead, memory: Memory | None, step: Tensor, like: Tensor) -> tuple[Tensor, ...]:
-    """What rows look back at, padded: angles of their age, what is readable, keys, values, pointers, tokens, what
-    stands before them, steps since then."""
-    batch, reach = len(step), head.pointer.reach
-    if memory is None or not len(memory.tokens):
-        states, tokens = like.new_zeros(batch, 0, like.shape[-1]), step.new_zeros(batch, 0)
-        then, valid, before = tokens, tokens.bool(), step.new_zeros(batch, 0, reach)
-    else:
-        place = torch.arange(int(memory.window.max()), device=step.device)
-        begin = memory.window.cumsum(0) - memory.window
-        valid = place < memory.window[:, None]
-        index = (begin[:, None] + place).clamp(max=len(memory.tokens) - 1)
-        states, tokens, then = memory.states[index], memory.tokens[index], memory.step[index]
-        before = memory.before[index]
-    readable = (valid & (then <= step[:, None]))[:, None]
-    k, v = head.back.read.keys(states, angles(then, head.rotated, STEPS))
-    age = angles(step[:, None], head.rotated, STEPS)
-    return age, readable, k, v, head.pointer.keys(states), tokens, before, (step[:, None] - then).clamp(min=0)[:, None]
-
-
-def _all(k: Tensor) -> Tensor:
-    return torch.ones(len(k), 1, k.shape[1], dtype=torch.bool, device=k.device)
-
-
-def _greedy(under_way: _UnderWay, longest: int) -> Written:
-    batch, device = len(under_way.latents[0][0]), under_way.latents[0][0].device
+def _greedy(under_way: UnderWay, longest: int) -> Written:
+    batch, device = len(under_way.said), under_way.said.device
     tokens = torch.zeros(batch, longest, dtype=torch.long, device=device)
     total = torch.zeros(batch, device=device)
     rows = torch.arange(batch, device=device)
     token = torch.full((batch,), BEGIN, device=device)
     for place in range(longest):
-        chance, token = under_way.next(token).max(-1)
+        chance, token = under_way.next(token[:, None, None])[:, 0, 0].max(-1)
         total[rows] += chance.log()
         going = token != END
         tokens[rows[going], place] = token[going]
@@ -169,9 +77,41 @@ def _greedy(under_way: _UnderWay, longest: int) -> Written:
     return Written(tokens[:, : max(int((tokens != 0).sum(1).max()), 1)], total)
 
 
-def _beam(under_way: _UnderWay, longest: int, beam: int) -> Written:
-    batch, device = len(under_way.latents[0][0]), under_way.latents[0][0].device
-    under_way.keep(torch.arange(batch, device=device).repeat_interleave(beam))
+_GUESSES = 6
+"""Words that are looked at ahead of what is known."""
+
+
+def _drafted(under_way: UnderWay, longest: int) -> Written:
+    """What `_greedy` writes of one text, several words at a time: most texts go on as one that was read, so that words
+    are guessed from there and looked at together. What the head would not have chosen is taken back.
+
+    Source: speculative decoding, arXiv 2211.17192; guesses from what was read as in arXiv 2304.04487.
+    """
+    device = under_way.said.device
+    said: list[int] = []
+    total, given = torch.zeros(1, device=device), [BEGIN]
+    while True:
+        chance, chosen = under_way.next(torch.tensor([[given]], device=device))[0, 0].max(-1)
+        words, guesses = chosen.tolist(), given[1:]
+        right = 0
+        while right < len(guesses) and guesses[right] == words[right]:
+            right += 1
+        # One more is known: what comes after the last guess that is right.
+        new = words[: right + 1][: longest - len(said)]
+        if END in new:
+            new = new[: new.index(END) + 1]
+        said += new
+        total += chance[: len(new)].log().sum()
+        if new[-1] == END or len(said) == longest:
+            break
+        under_way.forget(len(guesses) - right)
+        given = [new[-1], *under_way.guess(new[-1], _GUESSES)]
+    return Written(torch.tensor([[word for word in said if word != END] or [0]], device=device), total)
+
+
+def _beam(under_way: UnderWay, longest: int) -> Written:
+    beam, device = under_way.texts, under_way.said.device
+    batch = len(under_way.said) // beam
     written = torch.zeros(batch, longest, dtype=torch.long, device=device)
     likely = torch.zeros(batch, device=device)
     texts = torch.arange(batch, device=device)
@@ -179,9 +119,9 @@ def _beam(under_way: _UnderWay, longest: int, beam: int) -> Written:
     total[:, 0] = 0.0
     tokens = torch.zeros(batch, beam, longest, dtype=torch.long, device=device)
     ended = torch.zeros(batch, beam, dtype=torch.bool, device=device)
-    token = torch.full((batch * beam,), BEGIN, device=device)
+    token = torch.full((batch, beam), BEGIN, device=device)
     for place in range(longest):
-        scores = under_way.next(token).log().unflatten(0, (len(texts), beam))
+        scores = under_way.next(token[..., None])[:, :, 0].log()
         # A text that has ended stays as it is: its only continuation is its end, at no cost.
         stay = torch.full_like(scores, -torch.inf)
         stay[..., END] = 0.0
@@ -198,7 +138,7 @@ def _beam(under_way: _UnderWay, longest: int, beam: int) -> Written:
             break
         under_way.go_on_from((rows * beam + parent).flatten())
         if len(going) < len(texts):
-            under_way.keep((going[:, None] * beam + torch.arange(beam, device=device)).flatten())
+            under_way.keep(going)
             texts, total, tokens, ended, word = (part[going] for part in (texts, total, tokens, ended, word))
-        token = word.flatten()
+        token = word
     return Written(written[:, : max(int((written != 0).sum(1).max()), 1)], likely)

@@ -187,10 +187,11 @@ def _shown(asked: Asked) -> str:
 
 
 def _looping(name: str, found: Looping) -> LoopingPart:
-    middle, low, high = found.milliseconds
+    last, whole = found.milliseconds, found.milliseconds_all
     return LoopingPart(
         chosen=f"{found.chosen:g}",
-        time=f"{middle:.0f} ms (median; quartiles {low:.0f} and {high:.0f})",
+        time=f"{last[0]:.0f} ms to its last text and {whole[0]:.0f} ms to all of its texts (medians; quartiles "
+        f"{last[1]:.0f} and {last[2]:.0f}, {whole[1]:.0f} and {whole[2]:.0f})",
         figures=figures.looping_figures(name, found),
         tables=[
             (f"EM at the last step with T loops, and with the exit output_delta, n = {found.windows:,} windows.",

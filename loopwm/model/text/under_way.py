@@ -1,0 +1,185 @@
+"""Texts that are being written: what they read, and what is kept of the words they consist of so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loopwm.model.text.encoders import BEGIN, END, Memory
+from loopwm.model.text.head import STEPS, TextHead, agreement
+from loopwm.model.text.layers import angles, by_head
+
+_LATER = 1e-4
+"""Of an agreement is one step of age worth, so that it decides between equals alone."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What windows look back at, padded to C words.
+
+    Attributes:
+        age: (W, 1, D/2H), angles of how old it all is. keys, values: (W, H, 1 + C, D/H), for reading.
+        readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands before each of them.
+        since: (W, 1, C), steps since it was read.
+    """
+
+    age: Tensor
+    keys: Tensor
+    values: Tensor
+    readable: Tensor
+    pointers: Tensor
+    tokens: Tensor
+    before: Tensor
+    since: Tensor
+
+    @classmethod
+    def of(cls, head: TextHead, memory: Memory | None, step: Tensor, like: Tensor) -> Remembered:
+        """At `step` (W,). Without a memory nothing is looked back at, but the layer that looks back is still there."""
+        batch, reach = len(step), head.pointer.reach
+        if memory is None or not len(memory.tokens):
+            states, tokens = like.new_zeros(batch, 0, like.shape[-1]), step.new_zeros(batch, 0)
+            then, valid, before = tokens, tokens.bool(), step.new_zeros(batch, 0, reach)
+        else:
+            place = torch.arange(int(memory.window.max()), device=step.device)
+            begin = memory.window.cumsum(0) - memory.window
+            valid = place < memory.window[:, None]
+            index = (begin[:, None] + place).clamp(max=len(memory.tokens) - 1)
+            states, tokens, then = memory.states[index], memory.tokens[index], memory.step[index]
+            before = memory.before[index]
+        read = head.back.read
+        k, v = read.lined_up(*read.keys(states, angles(then, head.rotated, STEPS)))
+        return cls(
+            age=angles(step[:, None], head.rotated, STEPS),
+            keys=k.unflatten(0, (batch, -1)),
+            values=v.unflatten(0, (batch, -1)),
+            readable=(valid & (then <= step[:, None]))[:, None],
+            pointers=head.pointer.keys(states),
+            tokens=tokens,
+            # Word by word of what stands before lies together, as it is compared.
+            before=before.int().movedim(-1, 0).contiguous().movedim(0, -1),
+            since=(step[:, None] - then).clamp(min=0)[:, None],
+        )
+
+    def keep(self, rows: Tensor) -> Remembered:
+        """Of some windows."""
+        return Remembered(*(getattr(self, part)[rows] for part in self.__dataclass_fields__))
+
+
+class UnderWay:
+    """S texts in each of W windows. Those of a window read the same latent and the same memory.
+
+    Args:
+        latents: (W, N, D), h_k. step: (W,), k as the memory counts.
+    """
+
+    def __init__(self, head: TextHead, latents: Tensor, memory: Memory | None, step: Tensor, texts: int = 1) -> None:
+        self.head, self.texts, self.place = head, texts, 0
+        y, rows = latents + head.places, len(latents) * texts
+        self.latents, self.words = [], []
+        for block in head.layers:
+            k, v = block.latent.lined_up(*block.latent.keys(y))
+            self.latents.append((k.unflatten(0, (len(y), -1)), v.unflatten(0, (len(y), -1))))
+            none = y.new_zeros(rows, 0, block.words.heads, y.shape[-1] // block.words.heads)
+            k, v = block.words.lined_up(none, none)
+            self.words.append((k.unflatten(0, (rows, -1)), v.unflatten(0, (rows, -1))))
+        self.back = Remembered.of(head, memory if head.copies else None, step, latents) if head.copies else None
+        self.reach = head.pointer.reach if head.copies else 0
+        # Nothing stands before the words of a text.
+        self.said = torch.zeros(rows, self.reach, dtype=torch.int, device=y.device)
+
+    def next(self, words: Tensor) -> Tensor:
+        """Probabilities (W, S, L, V) of what comes after each of `words` (W, S, L), which become part of the texts."""
+        head, rows = self.head, words.flatten(0, 1)
+        count = rows.shape[1]
+        self.said = torch.cat([self.said, rows.int()], 1)
+        place = self.place + torch.arange(count, device=words.device)
+        self.place += count
+        x, turn = head.words(rows), angles(place, head.rotated).expand(len(rows), -1, -1)
+        for i, block in enumerate(head.layers):
+            if self.back is not None and i == len(head.layers) - 1:
+                x = self._looked_back(x, self.back)
+            y = block.norm_words(x)
+            new = (by_head(part).unflatten(0, (len(y), -1)) for part in block.words.keys(y, turn))
+            k, v = (torch.cat(pair, 2) for pair in zip(self.words[i], new, strict=True))
+            self.words[i] = k, v
+            q = block.words.queries(y, turn)
+            x = x + block.words.out(block.words.attend_to(q, k.flatten(0, 1), v.flatten(0, 1), self._up_to(place)))
+            q = self._by_window(block.latent.queries(block.norm_latent(x)))
+            k, v = (part.flatten(0, 1) for part in self.latents[i])
+            x = block.mlp(x + block.latent.out(block.latent.attend_to(q, k, v)).view_as(x))
+        return self._chosen(self._by_window(head.norm(x)), self._by_window(self._last(count)))
+
+    def _last(self, count: int) -> Tensor:
+        """What stands up to each of the last words, nearest first: (W S, L, F)."""
+        if not self.reach:
+            return self.said.new_zeros(len(self.said), count, 0)
+        return self.said.unfold(1, self.reach, 1)[:, -count:].flip(-1)
+
+    def _up_to(self, place: Tensor) -> Tensor | None:
+        if len(place) == 1:
+            return None
+        seen = torch.arange(self.place, device=place.device) <= place[:, None]
+        return seen.expand(len(self.said), -1, -1)
+
+    def _by_window(self, x: Tensor) -> Tensor:
+        """(W S, L, ...) -> (W, S L, ...)."""
+        return x.unflatten(0, (-1, self.texts)).flatten(1, 2)
+
+    def _looked_back(self, x: Tensor, seen: Remembered) -> Tensor:
+        back = self.head.back
+        if not seen.readable.shape[-1]:
+            return back.mlp(x)
+        q = back.read.queries(self._by_window(back.norm(x)), seen.age)
+        read = back.read.attend_to(q, seen.keys.flatten(0, 1), seen.values.flatten(0, 1), seen.readable)
+        return back.mlp(x + back.read.out(read).view_as(x))
+
+    def _chosen(self, x: Tensor, written: Tensor) -> Tensor:
+        """At states x (W, S L, D) of words with those `written` (W, S L, F) up to each: (W, S, L, V)."""
+        head, seen = self.head, self.back
+        own = head.scores(x).softmax(-1)
+        if seen is None:
+            return self._by_text(own)
+        preferred = head.pointer.preference(x, agreement(written, seen.before), seen.since)
+        weights = head.pointer.weights(head.pointer.queries(x), seen.pointers, seen.readable, preferred)
+        copied = torch.zeros_like(own).scatter_add_(-1, seen.tokens[:, None, :].expand_as(weights), weights)
+        share = head.pointer.copy(x).float().sigmoid()
+        return self._by_text((1 - share * weights.sum(-1, keepdim=True)) * own + share * copied)
+
+    def _by_text(self, x: Tensor) -> Tensor:
+        """(W, S L, ...) -> (W, S, L, ...)."""
+        return x.unflatten(1, (self.texts, -1))
+
+    def guess(self, word: int, most: int) -> list[int]:
+        """Of a single text, words that may come after `word`: those that stand in what is remembered where what stands
+        before agrees best with what is written, the latest of them, up to the end of the text they are in."""
+        seen = self.back
+        if seen is None or not self.reach or not seen.readable.any():
+            return []
+        said = torch.cat([self.said, self.said.new_tensor([[word]])], 1)[:, -self.reach :].flip(-1)
+        agreed = agreement(said[:, None], seen.before).masked_fill(~seen.readable, -1.0) - _LATER * seen.since
+        here = int(agreed.argmax())
+        words = seen.tokens[0, here : here + most].tolist()
+        begins = seen.before[0, here + 1 : here + len(words), 0].tolist()
+        if BEGIN in begins:
+            words = [*words[: begins.index(BEGIN) + 1], END]
+        return words[:most]
+
+    def forget(self, count: int) -> None:
+        """Take the last `count` words back."""
+        if count:
+            self.words = [(k[:, :, :-count], v[:, :, :-count]) for k, v in self.words]
+            self.said, self.place = self.said[:, :-count], self.place - count
+
+    def keep(self, windows: Tensor) -> None:
+        """Go on with some windows."""
+        self.latents = [(k[windows], v[windows]) for k, v in self.latents]
+        self.back = self.back and self.back.keep(windows)
+        texts = torch.arange(self.texts, device=windows.device)
+        self.go_on_from((windows[:, None] * self.texts + texts).flatten())
+
+    def go_on_from(self, rows: Tensor) -> None:
+        """Every text goes on from what another one of its window wrote; rows count the texts of all windows."""
+        self.words = [(k[rows], v[rows]) for k, v in self.words]
+        self.said = self.said[rows]
