@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from loopwm.data.windows import Windows, WindowSampler
-from loopwm.text.corpus import TextSampler
+from loopwm.data.windows import Sampler, Windows
 
 
 class ReadAhead:
@@ -19,7 +18,7 @@ class ReadAhead:
         pinned: keep what is read in page-locked memory, from where an accelerator copies while it computes.
     """
 
-    def __init__(self, sampler: WindowSampler | TextSampler, pinned: bool = False) -> None:
+    def __init__(self, sampler: Sampler, pinned: bool = False) -> None:
         self.sampler, self.pinned = sampler, pinned
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._coming: tuple[tuple[int, int, int], Future[Windows]] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -81,32 +82,47 @@ class SamplerState:
     draws: int
 
 
-class WindowSampler:
-    """Draws windows, uniformly over every start at which a window fits inside an episode.
+class Sampler(ABC):
+    """Draws windows of episodes, uniformly over every start at which one may begin.
 
     Draw number n depends on the seed, n and the length asked for, and on no earlier draw or its length. So a restored
     sampler continues exactly where it was, also when windows grow, and two systems trained from equal seeds see equal
     windows.
 
     Args:
-        columns: of a store.
         episodes: indices of the episodes to draw from.
         seed: any non-negative integer.
+
+    Raises:
+        UserError: there are no episodes, or the seed is negative.
     """
 
-    def __init__(self, columns: Columns, episodes: np.ndarray, seed: int) -> None:
+    def __init__(self, episodes: np.ndarray, seed: int) -> None:
         if seed < 0:
             raise UserError(f"A sampler's seed must not be negative, got {seed}.")
-        self._columns = columns
-        self._episodes = np.asarray(episodes, dtype=np.int64)
+        if len(episodes) == 0:
+            raise UserError("There is no episode to take windows from; record more episodes.")
+        self.episodes = np.asarray(episodes, dtype=np.int64)
         self._seed, self._draws = seed, 0
-        self._starts: dict[int, np.ndarray] = {}
+        self._ends: dict[int, np.ndarray] = {}
+
+    @abstractmethod
+    def starts(self, length: int) -> np.ndarray:
+        """How many windows of `length` transitions begin in each episode, (episodes,).
+
+        Raises:
+            UserError: there are none of this length.
+        """
+
+    @abstractmethod
+    def cut(self, episode: np.ndarray, start: np.ndarray, length: int, generator: np.random.Generator) -> Windows:
+        """The windows that start at transition `start` (B,) of `episode` (B,); `generator` is that of the draw."""
 
     def sample(self, batch: int, length: int) -> Windows:
         """`batch` windows of `length` transitions, with replacement.
 
         Raises:
-            UserError: no episode is long enough.
+            UserError: there are none of this length.
         """
         windows = self.draw(self._draws, batch, length)
         self.skip()
@@ -124,17 +140,17 @@ class WindowSampler:
         flat = generator.integers(ends[-1], size=batch)
         which = np.searchsorted(ends, flat, side="right")
         start = flat - np.where(which > 0, ends[which - 1], 0)
-        return gather(self._columns, self._episodes[which], start, length)
+        return self.cut(self.episodes[which], start, length, generator)
 
     def ends(self, length: int) -> np.ndarray:
         """How many windows of `length` transitions there are up to and including each episode, (episodes,).
 
         Raises:
-            UserError: no episode is long enough.
+            UserError: there are none of this length.
         """
-        if length not in self._starts:
-            self._starts[length] = np.cumsum(_num_starts(self._columns, self._episodes, length))
-        return self._starts[length]
+        if length not in self._ends:
+            self._ends[length] = np.cumsum(self.starts(length))
+        return self._ends[length]
 
     def state(self) -> SamplerState:
         """What `restore` needs to continue from here."""
@@ -143,6 +159,20 @@ class WindowSampler:
     def restore(self, state: SamplerState) -> None:
         """Continue as the sampler that gave `state` would."""
         self._seed, self._draws = state.seed, state.draws
+
+
+class WindowSampler(Sampler):
+    """Windows that fit inside an episode of a store with these `columns`."""
+
+    def __init__(self, columns: Columns, episodes: np.ndarray, seed: int) -> None:
+        super().__init__(episodes, seed)
+        self._columns = columns
+
+    def starts(self, length: int) -> np.ndarray:
+        return _num_starts(self._columns, self.episodes, length)
+
+    def cut(self, episode: np.ndarray, start: np.ndarray, length: int, generator: np.random.Generator) -> Windows:
+        return gather(self._columns, episode, start, length)
 
 
 def all_windows(

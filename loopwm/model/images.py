@@ -111,6 +111,7 @@ class ConvEncoder(nn.Module):
         self.position = nn.Parameter(torch.randn(config.tokens, config.width) / config.width**0.5)
 
     def forward(self, observation: Tensor) -> Tensor:
+        """Images (..., H, W, C) -> (..., N, D)."""
         lead = observation.shape[:-3]
         # Channels stay last in memory, which is how convolutions on a CPU like them best.
         x = observation.reshape(-1, *self.shape).permute(0, 3, 1, 2)
@@ -146,6 +147,7 @@ class ConvHead(nn.Module):
             start_evenly(stage)
 
     def forward(self, h: Tensor) -> Tensor:
+        """Latents (..., N, D) -> images (..., H, W, C)."""
         lead = h.shape[:-2]
         # (n, N, D) -> (n, channels, rows, columns)
         x = self.read(h.reshape(-1, *h.shape[-2:])).unflatten(1, self.grid).permute(0, 3, 1, 2)

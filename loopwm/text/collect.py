@@ -86,7 +86,7 @@ def collect_text(
     """
     out, advance = Path(out), progress or (lambda done, total: None)
     refuse_existing(out, "choose another --out or remove it")
-    # Asked for now: it is needed at the end, hours from here.
+    # What writes the file is needed at the end, hours from here; if it is missing, that is said at the beginning.
     parquet()
     if not config.actors:
         raise UserError("Nobody plays: name at least one of the world's actors.")

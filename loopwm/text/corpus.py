@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from loopwm.data.statistics import Statistics
-from loopwm.data.windows import SamplerState, Windows
+from loopwm.data.windows import Sampler, Windows
 from loopwm.errors import UserError
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.text.recording import TextEpisode, TextManifest, read_recording
@@ -159,56 +159,25 @@ def opening(vocabulary: Vocabulary, description: str, initial: str = "") -> list
     return [task, *words[0], *([state, *words[1]] if words[1] else []), seen]
 
 
-class TextSampler:
-    """Draws windows, evenly over all places at which one may begin; those of short episodes are padded at their end.
-
-    As `loopwm.data.windows.WindowSampler`: draw number n depends on the seed, n and the length asked for alone.
+class TextSampler(Sampler):
+    """Windows of a text world; those of short episodes are padded at their end.
 
     Args:
         initial: share of the windows that begin with the complete initial state.
     """
 
     def __init__(self, corpus: TextCorpus, episodes: np.ndarray, seed: int, initial: float = 0.0) -> None:
-        if seed < 0:
-            raise UserError(f"A sampler's seed must not be negative, got {seed}.")
-        if len(episodes) == 0:
-            raise UserError("There is no episode to take windows from; record more episodes.")
-        self._corpus, self._episodes = corpus, np.asarray(episodes, np.int64)
-        self._seed, self._draws, self._initial = seed, 0, initial
+        super().__init__(episodes, seed)
+        self._corpus, self._initial = corpus, initial
 
-    def sample(self, batch: int, length: int) -> Windows:
-        """`batch` windows of `length` transitions, with replacement."""
-        windows = self.draw(self._draws, batch, length)
-        self.skip()
-        return windows
-
-    def skip(self) -> None:
-        """Count a draw as made."""
-        self._draws += 1
-
-    def draw(self, number: int, batch: int, length: int) -> Windows:
-        """Draw `number`, whatever was drawn before."""
-        ends = self.ends(length)
-        generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, number]))
-        flat = generator.integers(ends[-1], size=batch)
-        which = np.searchsorted(ends, flat, side="right")
-        start = flat - np.where(which > 0, ends[which - 1], 0)
-        told = generator.random(batch) < self._initial
-        return text_windows(self._corpus, self._episodes[which], start, length, told)
-
-    def ends(self, length: int) -> np.ndarray:
-        """How many windows there are up to and including each episode."""
+    def starts(self, length: int) -> np.ndarray:
         if length < 1:
             raise UserError(f"A window needs at least 1 transition, got {length}.")
-        return np.cumsum(np.maximum(self._corpus.ep_len[self._episodes] - length + 1, 1))
+        return np.maximum(self._corpus.ep_len[self.episodes] - length + 1, 1)
 
-    def state(self) -> SamplerState:
-        """What `restore` needs to continue from here."""
-        return SamplerState(self._seed, self._draws)
-
-    def restore(self, state: SamplerState) -> None:
-        """Continue as the sampler that gave `state` would."""
-        self._seed, self._draws = state.seed, state.draws
+    def cut(self, episode: np.ndarray, start: np.ndarray, length: int, generator: np.random.Generator) -> Windows:
+        told = generator.random(len(start)) < self._initial
+        return text_windows(self._corpus, episode, start, length, told)
 
 
 def text_windows(

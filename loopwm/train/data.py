@@ -10,13 +10,12 @@ import numpy as np
 from loopwm.data.cache import Columns, open_memmap
 from loopwm.data.statistics import Statistics, compute_statistics
 from loopwm.data.store import Store
-from loopwm.data.windows import Windows, WindowSampler, all_windows
+from loopwm.data.windows import Sampler, Windows, WindowSampler, all_windows
 from loopwm.errors import UserError
 from loopwm.spaces import ActionSpec, ObservationSpec
 
 if TYPE_CHECKING:
     from loopwm.presets import RunConfig
-    from loopwm.text.corpus import TextSampler
 
 _VALIDATION_IMAGES = 64
 """Windows of images that are looked at for validation."""
@@ -37,7 +36,7 @@ class TrainingData:
     observation: ObservationSpec
     action: ActionSpec
     statistics: Statistics
-    sampler: WindowSampler | TextSampler
+    sampler: Sampler
     validation: Windows
     columns: Columns | None
     validation_episodes: np.ndarray

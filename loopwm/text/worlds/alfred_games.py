@@ -108,6 +108,7 @@ class _Folder:
             raise _no_games(path)
 
     def game(self, name: str, playable: bool = True) -> AlfredGame:
+        """Read from its file, without its task in the grammar."""
         file = self._files[name]
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
@@ -151,6 +152,7 @@ class _Lines:
             raise _no_games(path)
 
     def game(self, name: str, playable: bool = True) -> AlfredGame:
+        """Read from its line; the logic, which all games share, only where it is to be played."""
         found: dict[str, Any] = json.loads(zlib.decompress(self._packed[name]))
         domain, grammar = self._logic_texts() if playable else ("", "")
         try:

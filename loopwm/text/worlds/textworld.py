@@ -274,6 +274,7 @@ class _Walk:
         self.inventories: list[str] = []
 
     def see(self, state: Any, first: str = "") -> None:
+        """Add what a state of the game says; `first` are the words that it begins with."""
         text = _tidied(state["feedback"])
         # The title is drawn in letters before the task.
         self.observations.append(text[text.find(first) :] if first and first in text else text)
