@@ -30,7 +30,7 @@ def small(toy_recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     settings = replace(settings, config=replace(settings.config, train=replace(settings.config.train, compile=False)))
     monkeypatch.setitem(PRESETS, "text", settings)
     return TextStudyConfig(
-        data=toy_recording, updates=4, batch=4, window=5, per_type=4, looping_per_type=3, beam=2,
+        data=toy_recording, updates=4, batch=4, window=5, per_type=4, looping_per_type=3, beam=2, decode=True,
         folder=tmp_path / "study",
         systems=("looped", "stack-equal-params"),
     )  # fmt: skip

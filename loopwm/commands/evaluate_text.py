@@ -33,6 +33,8 @@ class EvaluateText:
     """Also measure what looping buys: EM at T, loops by task type, latents against words, time."""
     beam: int = 1
     """Texts kept while writing; 1 takes the likeliest word every time."""
+    decode: Annotated[bool, FlagCreatePairsOff] = False
+    """Read every predicted observation as if it had happened, instead of going on in the latent."""
     resamples: int = BenchmarkConfig.resamples
     """Resamples of the episodes, from which the intervals are."""
     device: str = "auto"
@@ -64,7 +66,7 @@ def main(words: list[str]) -> None:
     if not arguments.overwrite:
         refuse_existing(out, "add --overwrite, or give another file with --out")
     runs = (arguments.run, *arguments.against)
-    simulators = of_runs(runs, arguments.beam, arguments.device)
+    simulators = of_runs(runs, SimulatorConfig(beam=arguments.beam, decode=arguments.decode), arguments.device)
     digests, episodes = recorded(arguments.benchmark, runs, arguments.data)
     rules = BenchmarkConfig.rules if arguments.rules else ()
     config = BenchmarkConfig(windows=chosen, resamples=arguments.resamples, seed=chosen.seed, rules=rules)

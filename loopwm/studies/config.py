@@ -310,6 +310,8 @@ class TextStudyConfig:
     beam: int = 4
     """Texts kept while a model writes: where contents cannot be known, the likeliest text is not the one that begins
     with the likeliest word."""
+    decode: bool = False
+    """Every predicted observation is read as if it had happened, instead of going on in the latent."""
     looping_per_type: int = 40
     """Windows of every task type on which looping is measured, with greedy decoding."""
     folder: Path = Path("runs/study-text")
@@ -336,8 +338,7 @@ class TextStudyConfig:
         words += ["--preset", self.preset, "--systems", *self.systems, "--seeds", *map(str, self.seeds)]
         for option in ("updates", "batch", "window", "initial", "split", "per_type", "beam", "looping_per_type"):
             words += [f"--{option.replace('_', '-')}", str(getattr(self, option))]
-        if not self.numbers:
-            words.append("--no-numbers")
+        words += ["--no-numbers"] * (not self.numbers) + ["--decode"] * self.decode
         return shlex.join([*words, "--folder", str(self.folder), "--out", str(self.result)])
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from loopwm.text.benchmark.looping import Looping, looping
 from loopwm.text.benchmark.sources import read_world
 from loopwm.text.benchmark.tables import reported_json
 from loopwm.text.benchmark.windows import TRACKS, WindowConfig
+from loopwm.text.config import SimulatorConfig
 from loopwm.text.evaluation import of_runs
 from loopwm.text.recording import TextEpisode
 from loopwm.train.hardware import resolve_device
@@ -84,14 +85,15 @@ def windows_of(config: TextStudyConfig, track: str, per_type: int) -> BenchmarkC
 
 def asked(config: TextStudyConfig, track: str, episodes: list[TextEpisode], runs: Sequence[Path]) -> dict[str, Any]:
     """The benchmark's result on one track as plain numbers, kept in a file beside the runs."""
-    path = config.home / f"{track}-{config.split}-{config.per_type}-beam{config.beam}.json"
+    how = f"beam{config.beam}" + "-words" * config.decode
+    path = config.home / f"{track}-{config.split}-{config.per_type}-{how}.json"
     # An earlier study in this folder may have asked fewer systems.
     known = json.loads(path.read_text())["systems"] if path.exists() else {}
     if not all(run.name in known for run in runs):
         result = run_benchmark(
             config.world,
             episodes,
-            of_runs(runs, config.beam),
+            of_runs(runs, SimulatorConfig(beam=config.beam, decode=config.decode)),
             windows_of(config, track, config.per_type),
             step=_say(track),
         )
@@ -136,6 +138,7 @@ def summary(
         "systems": list(config.systems),
         "updates": config.updates,
         "beam": config.beam,
+        "decode": config.decode,
         "split": config.split,
         "recordings": digests,
         "figures": figures(config, results, evidence)

@@ -17,7 +17,9 @@ from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import read_config
 
 
-def of_runs(runs: Sequence[Path], beam: int = 1, device: str = "auto") -> dict[str, TextSimulator]:
+def of_runs(
+    runs: Sequence[Path], config: SimulatorConfig | None = None, device: str = "auto"
+) -> dict[str, TextSimulator]:
     """A simulator for every run, by the names of their folders.
 
     Raises:
@@ -27,7 +29,6 @@ def of_runs(runs: Sequence[Path], beam: int = 1, device: str = "auto") -> dict[s
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"Two of the runs are called '{twice[0]}'; rename a folder, so that they can be told apart.")
-    config = SimulatorConfig(beam=beam)
     return {run.name: TextSimulator.from_run(run, config, str(resolve_device(device))) for run in runs}
 
 
