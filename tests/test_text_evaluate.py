@@ -21,6 +21,7 @@ from loopwm.text.benchmark.looping import KINDS, LoopingConfig, kind_of, looping
 from loopwm.text.benchmark.windows import TRACKS, WindowConfig, cut, sample_windows
 from loopwm.text.recording import TextManifest, write_recording
 from loopwm.text.simulator import TextSimulator
+from loopwm.text.vocabulary import plain
 from loopwm.train.trainer import train
 
 
@@ -55,6 +56,27 @@ def test_the_complete_initial_state_is_read(runs: list[Path], track: str, tmp_pa
     words = ["evaluate", str(runs[0]), "--benchmark", "scienceworld", "--no-rules", "--track", track]
     assert main([*words, "--per-type", "5", "--resamples", "10", "--out", str(tmp_path / "found.json")]) == 0
     assert json.loads((tmp_path / "found.json").read_text())["windows"] == 5
+
+
+def test_predicted_texts_are_read_before_the_next_action_where_that_is_asked_for(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    words = ["evaluate", str(runs[0]), "--benchmark", "scienceworld", "--no-rules", "--per-type", "6"]
+    words += ["--resamples", "10", "--decode", "--out", str(tmp_path / "found.json")]
+    assert main(words) == 0
+    found = json.loads((tmp_path / "found.json").read_text())["systems"]["looped"]["steps"]
+    windows = sample_windows(episodes(), WindowConfig(per_type=6))
+    simulator = TextSimulator.from_run(runs[0])
+    # Step by step, as if each answer had been what the world said.
+    hits = np.zeros(5)
+    for window in windows:
+        for step in range(5):
+            said = simulator.predict([replace(window, actions=window.actions[:1])])[0][0]
+            hits[step] += plain(said) == plain(window.targets[step])
+            seen = window.context
+            further = replace(seen, observations=(*seen.observations, said), actions=(*seen.actions, window.actions[0]))
+            window = replace(window, context=further, actions=(*window.actions[1:], ""), targets=window.targets)
+    assert [step["em"]["micro"]["mean"] for step in found] == pytest.approx(list(hits / len(windows)))
 
 
 def test_observations_are_sorted_by_what_it_takes_to_know_them() -> None:
