@@ -28,8 +28,9 @@ from loopwm.model.text.under_way import UnderWay
 from loopwm.model.text.writing import write
 from loopwm.model.world_model import WorldModel
 from loopwm.spaces import ObservationSpec
-from loopwm.text.corpus import TextCorpus, TextSampler, text_windows
+from loopwm.text.corpus import TextCorpus, text_windows
 from loopwm.text.recording import TextManifest
+from loopwm.text.sampling import TextSampler
 from loopwm.text.vocabulary import SPECIAL
 from loopwm.train.text import Unrolled, unrolled, written
 

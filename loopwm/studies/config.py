@@ -301,6 +301,8 @@ class TextStudyConfig:
     """Transitions per window."""
     initial: float = 0.4
     """Share of the windows that begin with the complete initial state, where it is recorded."""
+    spell: float = 0.0
+    """Share of the names that a window spells out letter by letter."""
     numbers: bool = True
     """Digits that are read come with the value of their number."""
     split: Literal["validation", "test"] = "validation"
@@ -336,7 +338,8 @@ class TextStudyConfig:
         if self.further:
             words += ["--further", *map(str, self.further)]
         words += ["--preset", self.preset, "--systems", *self.systems, "--seeds", *map(str, self.seeds)]
-        for option in ("updates", "batch", "window", "initial", "split", "per_type", "beam", "looping_per_type"):
+        learned, asked = ("updates", "batch", "window", "initial", "spell"), ("split", "per_type", "beam")
+        for option in (*learned, *asked, "looping_per_type"):
             words += [f"--{option.replace('_', '-')}", str(getattr(self, option))]
         words += ["--no-numbers"] * (not self.numbers) + ["--decode"] * self.decode
         return shlex.join([*words, "--folder", str(self.folder), "--out", str(self.result)])

@@ -67,6 +67,7 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         batch=config.batch,
         window=config.window,
         initial=config.initial,
+        spell=config.spell,
     )
     model = replace(settings.model, text=replace(settings.model.text, numbers=config.numbers))
     return replace(settings, data=config.data, model=model, train=train)

@@ -6,7 +6,7 @@ its own longest text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from loopwm.data.statistics import Statistics
-from loopwm.data.windows import Sampler, Windows
+from loopwm.data.windows import Windows
 from loopwm.errors import UserError
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.text.recording import TextEpisode, TextManifest, read_recording
@@ -159,35 +159,22 @@ def opening(vocabulary: Vocabulary, description: str, initial: str = "") -> list
     return [task, *words[0], *([state, *words[1]] if words[1] else []), seen]
 
 
-class TextSampler(Sampler):
-    """Windows of a text world; those of short episodes are padded at their end.
-
-    Args:
-        initial: share of the windows that begin with the complete initial state.
-    """
-
-    def __init__(self, corpus: TextCorpus, episodes: np.ndarray, seed: int, initial: float = 0.0) -> None:
-        super().__init__(episodes, seed)
-        self._corpus, self._initial = corpus, initial
-
-    def starts(self, length: int) -> np.ndarray:
-        if length < 1:
-            raise UserError(f"A window needs at least 1 transition, got {length}.")
-        return np.maximum(self._corpus.ep_len[self.episodes] - length + 1, 1)
-
-    def cut(self, episode: np.ndarray, start: np.ndarray, length: int, generator: np.random.Generator) -> Windows:
-        told = generator.random(len(start)) < self._initial
-        return text_windows(self._corpus, episode, start, length, told)
-
-
 def text_windows(
-    corpus: TextCorpus, episode: np.ndarray, start: np.ndarray, length: int, initial: np.ndarray | None = None
+    corpus: TextCorpus,
+    episode: np.ndarray,
+    start: np.ndarray,
+    length: int,
+    initial: np.ndarray | None = None,
+    spell: Callable[[int, np.ndarray], np.ndarray] | None = None,
 ) -> Windows:
     """Windows of `length` transitions that start at transition `start` (B,) of `episode` (B,).
 
     Observations are tokens (B, K+1, L), actions (B, K, A), both padded with 0 as far as these windows need. The opening
     of the episode is part of the first observation, with its initial state where `initial` (B,) holds. The label
     `valid` (B, K) says which transitions exist.
+
+    Args:
+        spell: makes of a window's number and one of its texts the text that is in the window.
     """
     steps = start[:, None] + np.arange(length + 1)
     rows = corpus.ep_offset[episode][:, None] + np.minimum(steps, corpus.ep_len[episode][:, None])
@@ -204,6 +191,8 @@ def text_windows(
         [corpus.actions[r] if here else _NOTHING for r, here in zip(*pair, strict=True)]
         for pair in zip(rows[:, :-1], valid, strict=True)
     ]
+    if spell is not None:
+        seen, done = ([[spell(b, text) for text in row] for b, row in enumerate(rows)] for rows in (seen, done))
     where = torch.from_numpy(valid.astype(np.float32))
     return Windows(
         observations=padded(seen),

@@ -75,9 +75,8 @@ class Vocabulary:
     def _tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer, models
 
-        indices = {word: index for index, word in enumerate(self.words)}
         model = models.WordPiece(
-            indices, unk_token=UNKNOWN, continuing_subword_prefix=INSIDE, max_input_chars_per_word=200
+            self._index, unk_token=UNKNOWN, continuing_subword_prefix=INSIDE, max_input_chars_per_word=200
         )
         return _splitting(Tokenizer(model))
 
@@ -102,6 +101,20 @@ class Vocabulary:
             if word not in SPECIAL:
                 found.append(word.removeprefix(INSIDE) if len(word) > len(INSIDE) else word)
         return plain(_ESCAPED.sub(_character, "".join(found).replace(SPACE, " ")))
+
+    def spelled(self, index: int) -> list[int]:
+        """A word of letters as it would be if the vocabulary lacked it; any other token as it is."""
+        word = self.words[index]
+        bare = word.removeprefix(SPACE)
+        if word.startswith(INSIDE) or not bare.isalpha():
+            return [index]
+        others = bare[1:]
+        pieces = [word.removesuffix(others), *(INSIDE + letter for letter in others)]
+        return [self._index[piece] for piece in pieces]
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {word: index for index, word in enumerate(self.words)}
 
     def index(self, special: str) -> int:
         """The index of a member of `SPECIAL`."""

@@ -219,6 +219,9 @@ class TrainConfig:
     initial: float = 0.0
     """Share of the windows of a text world that begin with the complete initial state, where it is recorded. Between 0
     and 1, a model learns to do with it and without."""
+    spell: float = 0.0
+    """Share of the names that a window of a text world spells out letter by letter, so that names that are not known
+    can be read and written; names are the words that stand in few of the texts."""
     seed: int = 0
     """Seeds the weights, the windows and the depths."""
     device: str = "auto"
@@ -242,6 +245,7 @@ class TrainConfig:
         for name in ("updates", "batch", "window", "log_every", "validate_every", "max_skipped"):
             require(getattr(self, name) >= 1, f"train.{name} must be at least 1, got {getattr(self, name)}.")
         require(0 <= self.initial <= 1, f"train.initial is a share in [0, 1], got {self.initial}.")
+        require(0 <= self.spell <= 1, f"train.spell is a share in [0, 1], got {self.spell}.")
         require(self.shift >= 0, f"train.shift must not be negative, got {self.shift}.")
         require(self.checkpoint_every > 0, f"train.checkpoint_every must be positive, got {self.checkpoint_every}.")
         require(self.curriculum >= 0, f"train.curriculum must not be negative, got {self.curriculum}.")

@@ -58,6 +58,8 @@ def training_data(config: RunConfig) -> TrainingData:
         )
     if config.train.initial and found.observation.kind != "text":
         raise UserError(f"train.initial is for texts, and {config.data} holds none; leave it at 0.")
+    if config.train.spell and found.observation.kind != "text":
+        raise UserError(f"train.spell is for texts, and {config.data} holds none; leave it at 0.")
     # Windows may grow during training; that the longest fits is known before it starts.
     found.sampler.ends(config.train.window)
     return found
@@ -83,7 +85,8 @@ def _numbers(config: RunConfig) -> TrainingData:
 
 
 def _texts(config: RunConfig) -> TrainingData:
-    from loopwm.text.corpus import TextCorpus, TextSampler
+    from loopwm.text.corpus import TextCorpus
+    from loopwm.text.sampling import TextSampler
 
     refuse_for_texts(config)
     corpus = TextCorpus.read(config.data)
@@ -99,7 +102,7 @@ def _texts(config: RunConfig) -> TrainingData:
         observation=corpus.observation,
         action=corpus.action,
         statistics=corpus.statistics(train),
-        sampler=TextSampler(corpus, train, config.train.seed, config.train.initial),
+        sampler=TextSampler(corpus, train, config.train.seed, config.train.initial, config.train.spell),
         validation=windows,
         columns=None,
         validation_episodes=validation,

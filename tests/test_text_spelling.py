@@ -1,0 +1,119 @@
+"""Names that windows spell out: the texts stay the same, only their tokens do not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
+
+from toy_text import episodes
+
+from loopwm.data.windows import Windows
+from loopwm.errors import UserError
+from loopwm.presets import preset
+from loopwm.text import spelling as spelling_module
+from loopwm.text.corpus import TextCorpus
+from loopwm.text.recording import TextManifest
+from loopwm.text.sampling import TextSampler
+from loopwm.text.spelling import Spelling
+from loopwm.text.vocabulary import SPACE, Vocabulary
+from loopwm.train.config import TrainConfig
+from loopwm.train.data import training_data
+
+CORPUS = TextCorpus.of(episodes(), TextManifest("scienceworld", "toy"))
+TRAIN = CORPUS.split("train")
+
+
+FEW = 0.3
+"""Few enough to be a name in a world of a handful of words."""
+
+
+@pytest.fixture(autouse=True)
+def a_small_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spelling_module, "RARE", FEW)
+
+
+def drawn(spell: float, batch: int = 40) -> Windows:
+    return TextSampler(CORPUS, TRAIN, 5, 0.3, spell).draw(2, batch, 4)
+
+
+def texts(windows: Windows) -> list[list[str]]:
+    """All that is said and done in each window."""
+    return [
+        [CORPUS.vocabulary.decode(text) for text in (*seen, *done)]
+        for seen, done in zip(windows.observations.tolist(), windows.actions.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("word", ["quokka", "A", "axolotl"])
+def test_a_word_is_spelled_as_if_it_were_unknown(word: str) -> None:
+    known, unknown = Vocabulary.of([f"a {word} (here)"]), Vocabulary.of(["12 (!)"])
+    index = known.words.index(SPACE + word)
+    as_letters = [known.words[piece] for piece in known.spelled(index)]
+    assert as_letters == [unknown.words[piece] for piece in unknown.encode([word])[0]]
+    assert known.decode(known.spelled(index)) == word
+
+
+def test_what_is_no_word_stays_as_it_is() -> None:
+    vocabulary = CORPUS.vocabulary
+    for index, word in enumerate(vocabulary.words):
+        if not word.removeprefix(SPACE).isalpha():
+            assert vocabulary.spelled(index) == [index]
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_spelled_windows_say_the_same(share: float) -> None:
+    assert texts(drawn(share)) == texts(drawn(0.0))
+    assert drawn(share).observations.shape[-1] > drawn(0.0).observations.shape[-1]
+
+
+def test_names_are_the_words_of_few_texts() -> None:
+    spelling, words = Spelling.of(CORPUS, TRAIN), CORPUS.vocabulary.words
+    rows = [int(CORPUS.ep_offset[e]) + k for e in TRAIN for k in range(int(CORPUS.ep_len[e]) + 1)]
+    held = [set(text.tolist()) for row in rows for text in (CORPUS.observations[row], CORPUS.actions[row])]
+    for index, word in enumerate(words):
+        count = sum(index in text for text in held)
+        bare = word.removeprefix(SPACE)
+        is_name = bare.isalpha() and len(bare) > 1 and 0 < count < FEW * len(held)
+        assert (spelling.name[index] >= 0) == is_name, word
+    assert 10 < (spelling.name >= 0).sum() < len(words)
+
+
+def test_a_window_spells_a_name_everywhere_or_nowhere() -> None:
+    spelling, windows = Spelling.of(CORPUS, TRAIN), drawn(0.5, 200)
+    names = np.flatnonzero(spelling.name >= 0)
+    both = shares = 0
+    for row in range(200):
+        tokens = np.concatenate([windows.observations[row].ravel(), windows.actions[row].ravel()])
+        said = " ".join(texts(windows[row : row + 1])[0]).replace(",", " ").replace(".", " ").split()
+        for name in names:
+            word = CORPUS.vocabulary.words[name].removeprefix(SPACE)
+            if word in said:
+                both += 1
+                shares += name in tokens
+    # Of the names that occur, about half are still words.
+    assert both > 100 and 0.4 < shares / both < 0.6
+
+
+def test_chosen_names_leave_no_word_of_them_behind() -> None:
+    spelling, generator = Spelling.of(CORPUS, TRAIN), np.random.default_rng(0)
+    chosen = spelling.draw(50, 0.5, generator)
+    for row in chosen:
+        assert not (row & (spelling.name < 0)).any()
+        # With a space before it or without, it is the same name.
+        assert all(len(set(row[spelling.name == name])) == 1 for name in set(spelling.name[spelling.name >= 0]))
+    text = CORPUS.observations[int(CORPUS.ep_offset[TRAIN[0]])]
+    for row in chosen:
+        assert not row[spelling.spell(text, row)].any()
+
+
+def test_spelling_of_numbers_and_impossible_shares_are_refused(billiards_store: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.spell is a share"):
+        TrainConfig(spell=1.5)
+    config = preset("debug").config
+    with pytest.raises(UserError, match=r"train\.spell is for texts"):
+        training_data(replace(config, data=billiards_store, train=replace(config.train, spell=0.1)))
