@@ -218,7 +218,7 @@ def _time(figures: dict[str, float], key: str) -> str:
 def made_by(result: Result) -> list[str]:
     """The command."""
     seeds = ", ".join(map(str, result["seeds"]))
-    how = "every predicted text read before the next action" if result["decode"] else "imagined in latents"
+    how = "every predicted text read before the next action" if result.get("decode") else "imagined in latents"
     return [
         f"Split `{result['split']}`, {result['updates']:,} updates, seed {seeds}, a beam of {result['beam']}, "
         f"{how}; 95% intervals over episodes. Made by:",
