@@ -187,6 +187,13 @@ def test_scores_are_between_0_and_1_and_equal_texts_match(first: str, second: st
     assert all(value == pytest.approx(1) for name, value in same.items() if not name.startswith("bleu"))
 
 
+def test_a_room_that_is_right_but_for_its_lines_is_right_in_any_order():
+    flat = " ".join(ROOM.split())
+    assert exact_match(flat, ROOM) == unordered_match(flat, ROOM) == 1.0
+    both = dict(zip(METRICS, Scorer(load_lexicon("scienceworld")).score(flat, ROOM), strict=True))
+    assert both["em"] == both["em_unordered"] == 1.0
+
+
 @given(
     st.lists(st.sampled_from([*"ab(),. \n", "\n\t", " is: ", "you see a ", "(containing "]), max_size=30).map("".join)
 )
