@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from importlib import import_module
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -105,48 +106,36 @@ class Gather:
     settings: Annotated[GatherConfig, arg(name="")]
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """A study: how it is typed, and the function that does it."""
+
+    words: type
+    module: str
+    function: str
+
+
+MEASUREMENTS = {
+    "billiards": Measurement(Study, "billiards", "run_study"),
+    "adaptive": Measurement(AdaptiveStudy, "adaptive", "run_adaptive_study"),
+    "stability": Measurement(StabilityStudy, "stability", "run_stability_study"),
+    "deferred": Measurement(DeferredStudy, "deferred", "run_deferred_study"),
+    "world": Measurement(WorldStudy, "world", "run_world_study"),
+    "capacity": Measurement(CapacityStudy, "capacity", "run_capacity_study"),
+    "text": Measurement(TextStudy, "text", "run_text_study"),
+    "gather": Measurement(Gather, "gather", "gather"),
+}
+
+
+def chosen(words: list[str]) -> tuple[Measurement, Any]:
+    """Which study, and its settings."""
+    measurement = MEASUREMENTS.get(leading(words, "billiards"), MEASUREMENTS["billiards"])
+    return measurement, parse(measurement.words, words, "study").settings
+
+
 def main(words: list[str]) -> None:
     """Parse, measure, print."""
-    # Studies are imported where they are run because torch takes seconds, and mistakes in the options are answered
-    # before.
-    name = leading(words, "billiards")
-    if name == "adaptive":
-        adaptive = parse(AdaptiveStudy, words, "study").settings
-        from loopwm.studies.adaptive import run_adaptive_study
-
-        written = run_adaptive_study(adaptive)
-    elif name == "stability":
-        stability = parse(StabilityStudy, words, "study").settings
-        from loopwm.studies.stability import run_stability_study
-
-        written = run_stability_study(stability)
-    elif name == "deferred":
-        deferred = parse(DeferredStudy, words, "study").settings
-        from loopwm.studies.deferred import run_deferred_study
-
-        written = run_deferred_study(deferred)
-    elif name == "world":
-        world = parse(WorldStudy, words, "study").settings
-        from loopwm.studies.world import run_world_study
-
-        written = run_world_study(world)
-    elif name == "text":
-        text = parse(TextStudy, words, "study").settings
-        from loopwm.studies.text import run_text_study
-
-        written = run_text_study(text)
-    elif name == "capacity":
-        capacity = parse(CapacityStudy, words, "study").settings
-        from loopwm.studies.capacity import run_capacity_study
-
-        written = run_capacity_study(capacity)
-    elif name == "gather":
-        from loopwm.studies.gather import gather
-
-        written = gather(parse(Gather, words, "study").settings)
-    else:
-        billiards = parse(Study, words, "study").settings
-        from loopwm.studies.billiards import run_study
-
-        written = run_study(billiards)
-    print(f"Written: {written}")
+    measurement, settings = chosen(words)
+    # Imported after parsing because torch takes seconds, and mistakes in the options are answered before.
+    module = import_module(f"loopwm.studies.{measurement.module}")
+    print(f"Written: {getattr(module, measurement.function)(settings)}")

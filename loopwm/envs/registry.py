@@ -6,8 +6,7 @@ Engines are imported when a world is made, so listing the worlds costs nothing.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ import gymnasium
 import numpy as np
 
 from loopwm.errors import UserError
+from loopwm.extras import installed
 from loopwm.spaces import channel_names
 
 Policy = Callable[[Any, np.random.Generator], Any]
@@ -130,22 +130,6 @@ def _soft_cube() -> World:
         max_steps=soft_cube.SoftCubeConfig.max_steps,
         packages=("mujoco",),
     )
-
-
-@contextmanager
-def installed(world: str, extra: str) -> Iterator[None]:
-    """Around the import of an engine: says which extra brings what is missing.
-
-    Raises:
-        UserError: a package of the engine is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"The world '{world}' needs the package {error.name}, which is not installed; get it with "
-            f'pip install "loopwm[{extra}]".'
-        ) from error
 
 
 def _billiards_pixels() -> World:

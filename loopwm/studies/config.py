@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from loopwm.certify.config import AdversaryConfig
 from loopwm.errors import UserError
 from loopwm.evaluate.config import LyapunovConfig
 from loopwm.model.config import SYSTEMS, ExitRule, System
+from loopwm.studies.repeat import command_of
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,7 @@ class DeferredStudyConfig:
     @property
     def command(self) -> str:
         """What to type to get this result."""
-        words = ["loopwm", "study", "deferred", "--preset", self.preset, "--seeds", *map(str, self.seeds)]
-        words += ["--recording-seed", str(self.recording_seed), "--horizons", *map(str, self.horizons)]
-        words += ["--rollouts", str(self.rollouts), "--rounds", str(self.rounds)]
-        words += ["--folder", str(self.folder), "--out", str(self.out)]
-        return shlex.join(words)
+        return command_of("deferred", self)
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -80,11 +76,7 @@ class StudyConfig:
     @property
     def command(self) -> str:
         """What to type to get this result."""
-        words = ["loopwm", "study", "billiards", "--preset", self.preset, "--seeds", *map(str, self.seeds)]
-        words += ["--recording-seed", str(self.recording_seed)]
-        words += ["--long-updates", str(self.long_updates), "--long-seeds", *map(str, self.long_seeds)]
-        words += ["--stability-steps", str(self.stability_steps), "--folder", str(self.folder), "--out", str(self.out)]
-        return shlex.join(words)
+        return command_of("billiards", self)
 
     def __post_init__(self) -> None:
         if not self.seeds or (self.long_updates and not self.long_seeds):
@@ -140,14 +132,7 @@ class AdaptiveStudyConfig:
     @property
     def command(self) -> str:
         """What to type to get this result."""
-        words = ["loopwm", "study", "adaptive", "--preset", self.preset, "--seeds", *map(str, self.seeds)]
-        words += ["--recording-seed", str(self.recording_seed), "--calibration-seed", str(self.calibration_seed)]
-        words += ["--calibration-episodes", str(self.calibration_episodes)]
-        words += ["--excess", str(self.excess), "--confidence", str(self.confidence), "--horizon", str(self.horizon)]
-        words += ["--rules", *self.rules, "--settle", *map(str, self.settle), "--resamplings", str(self.resamplings)]
-        words += ["--rounds", str(self.rounds), "--gate-updates", str(self.gate_updates)]
-        words += ["--runs", str(self.runs), "--folder", str(self.folder)]
-        return shlex.join([*words, "--out", str(self.out)])
+        return command_of("adaptive", self)
 
     def __post_init__(self) -> None:
         if not self.seeds or not self.settle or not self.rules:
@@ -196,15 +181,7 @@ class StabilityStudyConfig:
     @property
     def command(self) -> str:
         """What to type to get this result."""
-        words = ["loopwm", "study", "stability", "--preset", self.preset, "--seeds", *map(str, self.seeds)]
-        words += ["--recording-seed", str(self.recording_seed), "--imagined-steps", str(self.imagined_steps)]
-        words += ["--starts", str(self.starts)]
-        for name in ("adversary", "lyapunov"):
-            part, default = getattr(self, name), getattr(StabilityStudyConfig(), name)
-            for option, value in vars(part).items():
-                if value != getattr(default, option):
-                    words += [f"--{name}.{option.replace('_', '-')}", str(value)]
-        return shlex.join([*words, "--runs", str(self.runs), "--folder", str(self.folder), "--out", str(self.out)])
+        return command_of("stability", self)
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -264,10 +241,7 @@ class WorldStudyConfig:
     @property
     def command(self) -> str:
         """What to type to get this result."""
-        words = ["loopwm", "study", "world", self.world, "--preset", self.preset, "--seeds", *map(str, self.seeds)]
-        for option in ("steps", "max_steps", "hold", "updates", "rate_updates", "batch", "rounds", "recording_seed"):
-            words += [f"--{option.replace('_', '-')}", str(getattr(self, option))]
-        return shlex.join([*words, "--folder", str(self.folder), "--out", str(self.result)])
+        return command_of("world", self, out=self.result)
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -334,15 +308,7 @@ class TextStudyConfig:
     @property
     def command(self) -> str:
         """What to type to get this result."""
-        words = ["loopwm", "study", "text", self.world, "--data", str(self.data)]
-        if self.further:
-            words += ["--further", *map(str, self.further)]
-        words += ["--preset", self.preset, "--systems", *self.systems, "--seeds", *map(str, self.seeds)]
-        learned, asked = ("updates", "batch", "window", "initial", "spell"), ("split", "per_type", "beam")
-        for option in (*learned, *asked, "looping_per_type"):
-            words += [f"--{option.replace('_', '-')}", str(getattr(self, option))]
-        words += ["--no-numbers"] * (not self.numbers) + ["--decode"] * self.decode
-        return shlex.join([*words, "--folder", str(self.folder), "--out", str(self.result)])
+        return command_of("text", self, out=self.result)
 
     def __post_init__(self) -> None:
         if not self.seeds or not self.systems:
@@ -390,12 +356,7 @@ class CapacityStudyConfig:
     @property
     def command(self) -> str:
         """What to type to get this result."""
-        words = ["loopwm", "study", "capacity", "--worlds", *self.worlds, "--preset", self.preset]
-        words += ["--seeds", *map(str, self.seeds)]
-        counts = ("recorded", "steps", "updates", "rate_updates", "windows", "horizon", "transitions")
-        for option in (*counts, "recording_seed", "recordings", "folder", "out"):
-            words += [f"--{option.replace('_', '-')}", str(getattr(self, option))]
-        return shlex.join(words)
+        return command_of("capacity", self)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.worlds)) < 2:
@@ -419,4 +380,4 @@ class GatherConfig:
     @property
     def command(self) -> str:
         """What to type to get this file."""
-        return shlex.join(["loopwm", "study", "gather", *map(str, self.parts), "--out", str(self.out)])
+        return command_of("gather", self)

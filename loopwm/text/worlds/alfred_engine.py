@@ -17,6 +17,7 @@ import warnings
 from typing import Any, NoReturn
 
 from loopwm.errors import LoopwmError, UserError
+from loopwm.extras import installed
 from loopwm.text.worlds.alfred_games import UNKNOWN_TASK, AlfredGame
 from loopwm.text.worlds.alfred_problem import number_things
 
@@ -32,15 +33,10 @@ class AlfredEngine:
     def __init__(self) -> None:
         if not hasattr(os, "fork"):
             raise UserError("ALFWorld's engine runs on Linux and macOS; the actor `expert` needs none.")
-        try:
+        with installed("alfworld", "alfworld", ", or record the actor `expert`, which needs none"):
             # Not a part of the development environment, which therefore does not find them.
             import fast_downward  # pyright: ignore
             from textworld.envs.pddl import logic  # pyright: ignore
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"Playing ALFWorld's games needs the package {error.name}, which is not installed; get it with "
-                'pip install "loopwm[alfworld]", or record the actor `expert`, which needs none.'
-            ) from error
         # Any: none of TextWorld's PDDL modules has types.
         self._module: Any = logic
         self._library: Any = fast_downward.load_lib()

@@ -19,6 +19,7 @@ from loopwm.text.worlds.alfred_engine import AlfredEngine
 from loopwm.text.worlds.alfred_games import AlfredGame, AlfredGames, find_games
 from loopwm.text.worlds.alfred_problem import AlfredProblem, initial_state, read_problem
 from loopwm.text.worlds.chance import any_command
+from loopwm.text.worlds.world import check_sample
 
 NAME = "alfworld"
 ACTORS = ("planner", "searcher", "noisy", "expert")
@@ -72,17 +73,11 @@ class AlfWorldConfig:
     initial: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("train", "validation", "test"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if not self.train + self.validation + self.test:
-            raise UserError("There is nothing to record: train, validation and test are all 0.")
+        check_sample(self)
         if not 0 < self.hold_out < 1:
             raise UserError(f"hold_out must be between 0 and 1, got {self.hold_out}.")
         if self.tested not in ("seen", "unseen", "training"):
             raise UserError(f"tested must be seen, unseen or training, got '{self.tested}'.")
-        if not 0 <= self.noise < 1:
-            raise UserError(f"noise must be in [0, 1), got {self.noise}: the plan has to be followed at times.")
         if self.limit < 1:
             raise UserError(f"limit must be at least 1, got {self.limit}.")
 

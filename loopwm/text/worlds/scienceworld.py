@@ -20,7 +20,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from loopwm.errors import LoopwmError, UserError
+from loopwm.extras import installed
 from loopwm.text.recording import SPLITS, TextEpisode
+from loopwm.text.worlds.world import check_sample
 
 NAME = "scienceworld"
 ACTORS = ("gold", "noisy")
@@ -78,13 +80,7 @@ class ScienceWorldConfig:
     patience: float = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("train", "validation", "test"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if not self.train + self.validation + self.test:
-            raise UserError("There is nothing to record: train, validation and test are all 0.")
-        if not 0 <= self.noise < 1:
-            raise UserError(f"noise must be in [0, 1), got {self.noise}: the gold path has to be followed at times.")
+        check_sample(self)
         if not self.patience > 0:
             raise UserError(f"patience must be positive, got {self.patience}.")
         for exception in self.fewer:
@@ -209,14 +205,9 @@ class _Simulator:
     """A simulator in a Java process of its own."""
 
     def __init__(self) -> None:
-        try:
+        with installed(NAME, NAME):
             # Not a part of the development environment, which therefore does not find it.
             from scienceworld import ScienceWorldEnv  # pyright: ignore
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"The world '{NAME}' needs the package {error.name}, which is not installed; get it with "
-                f'pip install "loopwm[{NAME}]".'
-            ) from error
         if shutil.which("java") is None:
             raise UserError(
                 f"The world '{NAME}' is a Java program, and there is no `java` on the path; install a Java runtime, "

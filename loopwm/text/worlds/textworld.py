@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from loopwm.errors import LoopwmError, UserError
+from loopwm.extras import installed
 from loopwm.text.recording import SPLITS, TextEpisode
 from loopwm.text.worlds.chance import any_command
+from loopwm.text.worlds.world import check_sample
 
 NAME = "textworld"
 ACTORS = ("gold", "noisy", "random")
@@ -72,13 +74,7 @@ class MadeGamesConfig:
             raise UserError(f"level of {self.kind} must be from 1 to {_HIGHEST[self.kind]}, got {self.level}.")
         if self.kind == "coin" and (rooms := ((self.at - 1) // 100 + 1) * ((self.at - 1) % 100 + 1)) > 100:
             raise UserError(f"level {self.at} of coin has {rooms} rooms, and TextWorld compiles at most 100.")
-        for name in SPLITS:
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if not self.train + self.validation + self.test:
-            raise UserError("There is nothing to record: train, validation and test are all 0.")
-        if not 0 <= self.noise < 1:
-            raise UserError(f"noise must be in [0, 1), got {self.noise}: the way has to be followed at times.")
+        check_sample(self)
         if self.limit < 1:
             raise UserError(f"limit must be at least 1, got {self.limit}.")
 
@@ -298,11 +294,6 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _textworld() -> Any:
-    try:
+    with installed(NAME, NAME):
         import textworld  # pyright: ignore
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"The world '{NAME}' needs the package {error.name}, which is not installed; get it with "
-            f'pip install "loopwm[{NAME}]".'
-        ) from error
     return textworld

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from loopwm.text.recording import TextEpisode
+from loopwm.errors import UserError
+from loopwm.text.recording import SPLITS, TextEpisode
 
 
 class TextWorld(Protocol):
@@ -52,3 +53,23 @@ class TextWorld(Protocol):
     def close(self) -> None:
         """Give back processes and files; twice does no harm."""
         ...
+
+
+def check_sample(config: Any) -> None:
+    """Refuse counts of games, and shares of random actions, that no recording can have.
+
+    Args:
+        config: of any text world; has `train`, `validation`, `test` and `noise`.
+
+    Raises:
+        UserError: a count is negative or all are 0, or `noise` is not in [0, 1).
+    """
+    for split in SPLITS:
+        if getattr(config, split) < 0:
+            raise UserError(f"{split} must not be negative, got {getattr(config, split)}.")
+    if not any(getattr(config, split) for split in SPLITS):
+        raise UserError("There is nothing to record: train, validation and test are all 0.")
+    if not 0 <= config.noise < 1:
+        raise UserError(
+            f"noise must be in [0, 1), got {config.noise}: at times the way to the goal has to be taken."
+        )
