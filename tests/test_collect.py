@@ -8,12 +8,12 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+from sessions import session_is_empty
 
 from loopwm.data.collect import collect
 from loopwm.data.config import CollectConfig
@@ -233,18 +233,6 @@ def start_long_recording(folder: Path) -> subprocess.Popen[str]:
     assert process.stdout is not None
     assert process.stdout.readline() == "recording\n"
     return process
-
-
-def session_is_empty(session: int, patience: float = 15.0) -> bool:
-    """Wait until no process of the session is left."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(session, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX")

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from sessions import session_is_empty
 
 from loopwm.cli import main
 from loopwm.commands.arguments import parse
@@ -190,18 +191,6 @@ def wait_for_lines(path: Path, count: int, patience: float = 60.0) -> None:
     while not path.exists() or path.read_bytes().count(b"\n") <= count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def session_is_empty(session: int, patience: float = 15.0) -> bool:
-    """Wait until no process of the session is left."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(session, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX")

@@ -70,6 +70,4 @@ def check_sample(config: Any) -> None:
     if not any(getattr(config, split) for split in SPLITS):
         raise UserError("There is nothing to record: train, validation and test are all 0.")
     if not 0 <= config.noise < 1:
-        raise UserError(
-            f"noise must be in [0, 1), got {config.noise}: at times the way to the goal has to be taken."
-        )
+        raise UserError(f"noise must be in [0, 1), got {config.noise}: at times the way to the goal has to be taken.")
