@@ -158,12 +158,21 @@ PRESETS: dict[str, Preset] = {
         RunConfig(
             data=Path("data/scienceworld.parquet"),
             model=ModelConfig(
-                width=192, heads=6, tokens=16, loop=LoopConfig(mu=4, phases=4), text=TextConfig(numbers=True)
+                width=192, heads=6, tokens=16, loop=LoopConfig(mu=4, phases=4), text=TextConfig(numbers=True, heading=8)
             ),
             optim=OptimConfig(kind="muon", lr=2e-3),
             # Rewards are rare and then large: at the usual weight a single one would outweigh all words of a batch.
             loss=LossConfig(reward=0.01, continues=0.1, shown=4),
-            train=TrainConfig(updates=6000, batch=12, window=16, validate_every=250, precision="bfloat16"),
+            train=TrainConfig(
+                updates=6000,
+                batch=12,
+                window=16,
+                initial=0.4,
+                spell=0.3,
+                balance=0.5,
+                validate_every=250,
+                precision="bfloat16",
+            ),
         ),
         episodes=0,
         rates=(2e-3,),

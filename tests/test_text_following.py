@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,11 +12,13 @@ from hypothesis import strategies as st
 pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
 
 from loopwm.errors import UserError
-from loopwm.model.config import TextConfig
-from loopwm.model.text.encoders import BEGIN
-from loopwm.model.text.head import Pointer, agreement
+from loopwm.model.config import ModelConfig, TextConfig
+from loopwm.model.text.encoders import BEGIN, Memory
+from loopwm.model.text.head import Pointer, TextHead, agreement, alike
 from loopwm.model.text.packing import flattened
+from loopwm.spaces import ObservationSpec
 
+SIZES = ModelConfig(width=8, heads=2, mlp_ratio=2, tokens=2)
 WORDS = st.lists(st.integers(7, 10), min_size=1, max_size=12)
 
 
@@ -47,7 +51,7 @@ def test_words_before_are_those_of_the_same_text() -> None:
 def test_of_two_lists_the_one_whose_head_was_written_is_followed() -> None:
     """`drawer 3 : a a b` after `drawer 3 : a`: content alone cannot tell which of all the a's comes next."""
     torch.manual_seed(0)
-    pointer = Pointer(8, 16, recency=True)
+    pointer = Pointer(8, TextConfig(follow=16))
     seen, written = [20, 1, 30, 7, 9, 21, 3, 30, 7, 8, 22, 1, 30, 7, 11], [21, 3, 30, 7, 8]
     seen, written = ([word + 10 for word in words] for words in (seen, written))
     before = [flattened(torch.tensor([[words]])).before(16, BEGIN)[None] for words in (written, seen)]
@@ -58,6 +62,67 @@ def test_of_two_lists_the_one_whose_head_was_written_is_followed() -> None:
     assert float(pointer.follows(torch.randn(3, 8)).detach().mean()) == pytest.approx(1)
 
 
+PARTED = flattened(torch.tensor([[[5, 7, 8, 9, 5, 7, 6, 10], [11, 12, 0, 0, 0, 0, 0, 0]]]), openers=(5, 6))
+
+
+def test_parts_of_a_text_begin_with_what_opens_them() -> None:
+    assert PARTED.parts.length.tolist() == [4, 2, 2, 2] and PARTED.layout.length.tolist() == [8, 2]
+    assert PARTED.place.tolist() == [0, 1, 2, 3, 0, 1, 0, 1, 0, 1]
+    assert PARTED.text.tolist() == [0] * 8 + [1] * 2
+    # What opens a part stands for the beginning of a text that is being written.
+    assert PARTED.before(2, BEGIN)[:4].tolist() == [[BEGIN, 0], [BEGIN, BEGIN], [7, BEGIN], [8, 7]]
+    assert PARTED.before(2, BEGIN)[7:].tolist() == [[BEGIN, BEGIN], [BEGIN, 0], [11, BEGIN]]
+    assert PARTED.heading(2).tolist() == [[7, 8]] * 4 + [[7, 0]] * 2 + [[10, 0]] * 2 + [[11, 12]] * 2
+    whole = flattened(torch.tensor([[[5, 7, 8]]]))
+    assert whole.parts is whole.layout and whole.heading(2).tolist() == [[5, 7]] * 3
+    assert flattened(torch.zeros(1, 2, 3, dtype=torch.long)).heading(2).shape == (0, 2)
+
+
+def test_headings_are_alike_in_the_words_at_the_same_place() -> None:
+    heading = torch.tensor([[[7, 8], [7, 9], [0, 8]]])
+    remembered = torch.tensor([[[7, 8], [9, 8], [7, 0], [0, 0]]])
+    assert alike(heading, remembered)[0].tolist() == [[2, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0]]
+
+
+def test_of_two_rooms_the_one_that_is_named_is_gone_on_with() -> None:
+    """`kitchen : me air` has been written. The longest agreement is in the hall; the heading decides."""
+    torch.manual_seed(0)
+    kitchen, hall, is_, me, air, table, mat = range(20, 27)
+    seen = flattened(torch.tensor([[[5, hall, is_, me, air, mat, 5, kitchen, is_, air, table]]]), openers=(5,))
+    written = flattened(torch.tensor([[[kitchen, is_, me, air]]]))
+    agreed = agreement(torch.tensor([[[air, me, is_, kitchen]]]), seen.before(4, BEGIN)[None])
+    shared = alike(written.heading(1)[None, :1], seen.heading(1)[None])
+    chosen = []
+    for heading in (0, 1):
+        pointer = Pointer(8, TextConfig(follow=4, heading=heading))
+        if pointer.belong is not None:
+            # As what is learned: of rooms, the right one.
+            torch.nn.init.constant_(pointer.belong.bias, 8.0)
+        preferred = pointer.preference(torch.zeros(1, 1, 8), agreed, shared, torch.zeros(1, 1, 11))
+        readable = torch.ones(1, 1, 11, dtype=torch.bool)
+        weights = pointer.weights(torch.zeros(1, 1, 8), torch.zeros(1, 11, 8), readable, preferred)
+        chosen.append(int(seen.tokens[weights.argmax()]))
+    assert chosen == [mat, table]
+
+
+def test_a_heading_is_known_once_it_is_written() -> None:
+    """Changing a later word of a text changes nothing before it, also where that word is part of the heading."""
+    torch.manual_seed(0)
+    config = replace(SIZES, text=TextConfig(encoder=1, decoder=1, heading=3))
+    names = tuple(f"word {k}" for k in range(40))
+    head = TextHead(config, ObservationSpec("text", (6,), names))
+    seen = flattened(torch.tensor([[[5, 20, 21, 22, 23, 24]]]), openers=(5,))
+    memory = Memory.of(torch.randn(6, 8), seen, config.text)
+    one, other = (torch.tensor([[[20, 21, word, 23]]]) for word in (22, 30))
+    first, second = (
+        head.log_likelihood(torch.zeros(1, 1, 2, 8), text, memory, torch.ones(1, 1)).log_probability
+        for text in (one, other)
+    )
+    assert torch.equal(first[:2], second[:2]) and not torch.isclose(first[3:], second[3:]).any()
+
+
 def test_a_negative_reach_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.text\.follow must not be negative, got -1"):
         TextConfig(follow=-1)
+    with pytest.raises(UserError, match=r"model\.text\.heading must not be negative, got -1"):
+        TextConfig(heading=-1)

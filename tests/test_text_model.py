@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
 
-from toy_text import episodes
+from toy_text import episodes, play
 
 from loopwm.certify.bounds import boundedness, observation_reach
 from loopwm.data.windows import Windows
@@ -41,7 +41,7 @@ EVERYTHING = ("copy", "bottleneck")
 
 def make(head: str = "copy", follow: int = TextConfig.follow, **fields: object) -> WorldModel:
     torch.manual_seed(0)
-    text = TextConfig(encoder=1, decoder=2, head=head, follow=follow)  # type: ignore[arg-type]
+    text = TextConfig(encoder=1, decoder=2, head=head, follow=follow, heading=2)  # type: ignore[arg-type]
     config = replace(SMALL, text=text, **fields)  # type: ignore[arg-type]
     model = WorldModel(config, CORPUS.observation, CORPUS.action, CORPUS.statistics(CORPUS.split("train")))
     with torch.no_grad():
@@ -52,7 +52,7 @@ def make(head: str = "copy", follow: int = TextConfig.follow, **fields: object) 
 
 
 def sample(batch: int = 6, length: int = 5) -> Windows:
-    return TextSampler(CORPUS, CORPUS.split("train"), 3).draw(0, batch, length)
+    return TextSampler(CORPUS, CORPUS.split("train"), 3, initial=0.5).draw(0, batch, length)
 
 
 def likelihood(model: WorldModel, windows: Windows, visible: torch.Tensor) -> tuple[Unrolled, Targets]:
@@ -246,7 +246,8 @@ def test_a_single_text_is_written_as_among_others(head: str, follow: int) -> Non
     begin = (found.memory.window.cumsum(0) - found.memory.window).tolist()
     for row, (first, count) in enumerate(zip(begin, found.memory.window.tolist(), strict=True)):
         own = {
-            part: getattr(found.memory, part)[first : first + count] for part in ("states", "tokens", "step", "before")
+            part: getattr(found.memory, part)[first : first + count]
+            for part in ("states", "tokens", "step", "before", "heading")
         }
         alone = write(
             decoder, found.latents[row : row + 1, 4], Memory(**own, window=torch.tensor([count])), step[:1], longest=20
@@ -409,6 +410,23 @@ def test_every_place_of_every_episode_is_drawn() -> None:
     seen = set(zip(found.episode.tolist(), found.start.tolist(), strict=True))
     expected = {(e, t) for e in CORPUS.split("train") for t in range(max(int(CORPUS.ep_len[e]) - 3, 1))}
     assert seen == expected
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_task_types_are_drawn_as_evenly_as_asked_for(balance: float) -> None:
+    """One long episode has most of the windows; the others are all short."""
+    long, *others = replace(play(0, "train", 15), task_type="Boil"), *(play(k, "train", 2 + k) for k in (1, 2, 3))
+    corpus = TextCorpus.of([long, *others], TextManifest("scienceworld", "toy"))
+    sampler = TextSampler(corpus, np.arange(4), 0, balance=balance)
+    first, *rest = (int(n) - 2 for n in corpus.ep_len)
+    found = sampler.draw(0, 6000, 3)
+    expected = first ** (1 - balance) / (first ** (1 - balance) + sum(rest) ** (1 - balance))
+    assert float((found.episode == 0).float().mean()) == pytest.approx(expected, abs=0.03)
+    # Within a type, every window is as likely as any other.
+    counts = np.bincount(found.episode.numpy(), minlength=4)[1:]
+    assert counts / counts.sum() == pytest.approx(np.array(rest) / sum(rest), abs=0.04)
+    places = {(int(e), int(t)) for e, t in zip(found.episode, found.start, strict=True)}
+    assert places == {(e, t) for e, n in enumerate([first, *rest]) for t in range(n)}
 
 
 def test_the_initial_state_comes_before_what_is_seen_where_it_is_asked_for() -> None:

@@ -111,9 +111,12 @@ def test_chosen_names_leave_no_word_of_them_behind() -> None:
         assert not row[spelling.spell(text, row)].any()
 
 
-def test_spelling_of_numbers_and_impossible_shares_are_refused(billiards_store: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.spell is a share"):
-        TrainConfig(spell=1.5)
+@pytest.mark.parametrize(("option", "said"), [("spell", "is a share"), ("initial", "is a share"), ("balance", "be in")])
+def test_what_is_for_texts_alone_and_impossible_shares_are_refused(
+    billiards_store: Path, option: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=rf"train\.{option} (must )?{said}"):
+        TrainConfig(**{option: 1.5})
     config = preset("debug").config
-    with pytest.raises(UserError, match=r"train\.spell is for texts"):
-        training_data(replace(config, data=billiards_store, train=replace(config.train, spell=0.1)))
+    with pytest.raises(UserError, match=rf"train\.{option} is for texts"):
+        training_data(replace(config, data=billiards_store, train=replace(config.train, **{option: 0.1})))

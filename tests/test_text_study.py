@@ -64,6 +64,12 @@ def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, mo
     row = next(line for line in said.splitlines() if line.startswith("| history |"))
     assert row.startswith(f"| history | {em} |") and f"| {rules} |" in row
     assert f"{figures['lead_history_rules']:+.1f} [" in said and found["command"] in said
+    # What is aimed for is called reached, near or missed by the figures, with the ceiling where that is lower.
+    for low, em, high, verdict in ((70, 78, 80, "reached"), (70, 77, 79, "missed; the interval holds it")):
+        other = found | {"figures": figures | {"low_history": low, "em_history": em, "high_history": high}}
+        goal = next(line for line in text_page.goals(other) if line.startswith("| EM, history |"))
+        assert goal.startswith(f"| EM, history | 78 | {em:.1f} [{low:.1f}, {high:.1f}] | {verdict}")
+    assert text_page.goals(found | {"figures": figures | {"window_ms": 51.0}})[-1].endswith("| missed |")
     # Again from what is there: nothing is trained or asked twice.
     result.unlink()
     monkeypatch.setattr(study, "run_benchmark", None)

@@ -83,7 +83,7 @@ class SamplerState:
 
 
 class Sampler(ABC):
-    """Draws windows of episodes, uniformly over every start at which one may begin.
+    """Draws windows of episodes, uniformly over every start at which one may begin unless `choose` is another.
 
     Draw number n depends on the seed, n and the length asked for, and on no earlier draw or its length. So a restored
     sampler continues exactly where it was, also when windows grow, and two systems trained from equal seeds see equal
@@ -134,13 +134,17 @@ class Sampler(ABC):
 
     def draw(self, number: int, batch: int, length: int) -> Windows:
         """Draw `number`, whatever was drawn before; see `sample`."""
-        ends = self.ends(length)
         # A counter-based generator: seeking to draw n costs nothing.
         generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, number]))
+        which, start = self.choose(batch, length, generator)
+        return self.cut(self.episodes[which], start, length, generator)
+
+    def choose(self, batch: int, length: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Which of the episodes windows are from, and where they start there, both (batch,)."""
+        ends = self.ends(length)
         flat = generator.integers(ends[-1], size=batch)
         which = np.searchsorted(ends, flat, side="right")
-        start = flat - np.where(which > 0, ends[which - 1], 0)
-        return self.cut(self.episodes[which], start, length, generator)
+        return which, flat - np.where(which > 0, ends[which - 1], 0)
 
     def ends(self, length: int) -> np.ndarray:
         """How many windows of `length` transitions there are up to and including each episode, (episodes,).

@@ -182,6 +182,10 @@ class TextConfig:
     """A head that copies may prefer what was read or done lately."""
     numbers: bool = False
     """Digits that are read come with the value of the number they are part of."""
+    heading: int = 0
+    """Parts of what is seen, such as the rooms of a complete initial state, are read each on its own, and a head that
+    copies prefers the part that begins with what it has begun with; so many words are compared. With 0, an observation
+    is read as one."""
 
     def __post_init__(self) -> None:
         if self.encoder < 0 or self.decoder < 1:
@@ -193,6 +197,8 @@ class TextConfig:
             raise UserError(f"model.text.head must be copy or bottleneck, got '{self.head}'.")
         if self.follow < 0:
             raise UserError(f"model.text.follow must not be negative, got {self.follow}.")
+        if self.heading < 0:
+            raise UserError(f"model.text.heading must not be negative, got {self.heading}.")
 
 
 @dataclass(frozen=True)

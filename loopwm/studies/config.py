@@ -275,8 +275,10 @@ class TextStudyConfig:
     """Transitions per window."""
     initial: float = 0.4
     """Share of the windows that begin with the complete initial state, where it is recorded."""
-    spell: float = 0.0
+    spell: float = 0.3
     """Share of the names that a window spells out letter by letter."""
+    balance: float = 0.5
+    """How evenly task types are drawn, from 0, by how much there is of them, to 1, equally often."""
     numbers: bool = True
     """Digits that are read come with the value of their number."""
     split: Literal["validation", "test"] = "validation"

@@ -68,6 +68,7 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         window=config.window,
         initial=config.initial,
         spell=config.spell,
+        balance=config.balance,
     )
     model = replace(settings.model, text=replace(settings.model.text, numbers=config.numbers))
     return replace(settings, data=config.data, model=model, train=train)

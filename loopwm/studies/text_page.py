@@ -21,6 +21,13 @@ NAMES = {
     "stack-equal-params": "stack, equal parameters",
     "all rules": "strongest rules",
 }
+GOALS = {
+    "scienceworld": {"em_history": 78, "em_markov": 60, "em_one_step": 85, "em_one_step_full": 92},
+    "alfworld": {"em_full": 95, "em_one_step_full": 97, "em_history": 77},
+}
+"""EM that was aimed for, by the names of `figures`."""
+SOONEST = 50
+"""Milliseconds in which a window was to be answered."""
 Result = dict[str, Any]
 
 
@@ -49,7 +56,7 @@ def card(results: Sequence[Result]) -> str:
 def world(result: Result) -> str:
     """One world: what is hit, by how much more than others, where, why not, and at what price."""
     title = {"scienceworld": "ScienceWorld", "alfworld": "ALFWorld"}[result["tracks"]["history"]["world"]]
-    tables = (hits, leads, steps, types, misses, depths, latents, sizes, made_by)
+    tables = (hits, goals, leads, steps, types, misses, depths, latents, sizes, made_by)
     return "\n\n".join([f"## {title}", *("\n".join(table(result)) for table in tables)])
 
 
@@ -77,6 +84,24 @@ def hits(result: Result) -> list[str]:
         told = ", ".join(f"{row['system']} {row['em']:.1f}" for row in overall)
         lines += ["", f"Reported elsewhere for five steps ({result['reported']['note']}): {told}."]
     return lines
+
+
+def goals(result: Result) -> list[str]:
+    """What was aimed for, and whether it is reached."""
+    figures, ceilings = result["figures"], result["tracks"]
+    lines = ["### What was aimed for", "", "| figure | aimed for | looped | |", "|---|---|---|---|"]
+    for name, goal in GOALS[result["tracks"]["history"]["world"]].items():
+        track = name.removeprefix("em_")
+        if track.replace("_", "-") not in ceilings:
+            continue
+        mean, low, high = (figures[f"{part}_{track}"] for part in ("em", "low", "high"))
+        said = "reached" if mean >= goal else "missed; the interval holds it" if high >= goal else "missed"
+        ceiling = 100 * (1 - headline(ceilings[track.replace("_", "-")]["ceiling"]["unusual"])["mean"])
+        said += f"; the ceiling is {ceiling:.1f}" * (mean < goal and ceiling < goal)
+        lines.append(f"| EM, {track.replace('_', '-')} | {goal} | {mean:.1f} [{low:.1f}, {high:.1f}] | {said} |")
+    took = figures["window_ms"]
+    said = "reached" if took <= SOONEST else "missed"
+    return [*lines, f"| one window, one core | {SOONEST} ms | {_time(figures, 'window_ms')} | {said} |"]
 
 
 def leads(result: Result) -> list[str]:

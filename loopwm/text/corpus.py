@@ -58,7 +58,7 @@ class TextCorpus:
         states: the same with the complete initial state, where it is recorded.
         rewards, continues: (rows,) float32.
         ep_len, ep_offset: (episodes,) int64.
-        splits: of every episode.
+        splits, kinds: of every episode; kinds are types of task.
     """
 
     vocabulary: Vocabulary
@@ -72,6 +72,7 @@ class TextCorpus:
     ep_len: np.ndarray
     ep_offset: np.ndarray
     splits: tuple[str, ...]
+    kinds: tuple[str, ...]
 
     @classmethod
     def of(
@@ -111,6 +112,7 @@ class TextCorpus:
             ep_len=lengths,
             ep_offset=np.cumsum(lengths + 1) - (lengths + 1),
             splits=tuple(one.split for one in episodes),
+            kinds=tuple(one.task_type for one in episodes),
         )
 
     @classmethod
@@ -153,10 +155,11 @@ def words_of(episodes: Iterable[TextEpisode]) -> Iterable[str]:
 
 
 def opening(vocabulary: Vocabulary, description: str, initial: str = "") -> list[int]:
-    """What comes before the first observation: <task> ... <state> ... <seen>, or without a state."""
+    """What comes before the first observation: <task> ... <state> ... <state> ... <seen>, a state for every paragraph
+    of the initial one, if any."""
     task, state, seen = (vocabulary.index(special) for special in (TASK, STATE, SEEN))
-    words = vocabulary.encode([description, initial])
-    return [task, *words[0], *([state, *words[1]] if words[1] else []), seen]
+    words, *parts = vocabulary.encode([description, *(part for part in initial.split("\n\n") if part)])
+    return [task, *words, *(word for part in parts for word in (state, *part)), seen]
 
 
 def text_windows(

@@ -56,10 +56,9 @@ def training_data(config: RunConfig) -> TrainingData:
             f"train.shift moves images, and {config.data} holds observations of kind '{found.observation.kind}'; leave "
             "it at 0."
         )
-    if config.train.initial and found.observation.kind != "text":
-        raise UserError(f"train.initial is for texts, and {config.data} holds none; leave it at 0.")
-    if config.train.spell and found.observation.kind != "text":
-        raise UserError(f"train.spell is for texts, and {config.data} holds none; leave it at 0.")
+    for option in ("initial", "spell", "balance"):
+        if getattr(config.train, option) and found.observation.kind != "text":
+            raise UserError(f"train.{option} is for texts, and {config.data} holds none; leave it at 0.")
     # Windows may grow during training; that the longest fits is known before it starts.
     found.sampler.ends(config.train.window)
     return found
@@ -96,13 +95,15 @@ def _texts(config: RunConfig) -> TrainingData:
             f"{config.data} has {len(train)} training and {len(validation)} validation episodes; record both splits."
         )
     # The same windows whatever the seed of the run, so that runs can be compared.
-    windows = TextSampler(corpus, validation, 0, config.train.initial).draw(0, _VALIDATION_TEXTS, config.train.window)
+    settings = config.train
+    looked_at = TextSampler(corpus, validation, 0, settings.initial, balance=settings.balance)
+    windows = looked_at.draw(0, _VALIDATION_TEXTS, settings.window)
     return TrainingData(
         digest=corpus.manifest.digest,
         observation=corpus.observation,
         action=corpus.action,
         statistics=corpus.statistics(train),
-        sampler=TextSampler(corpus, train, config.train.seed, config.train.initial, config.train.spell),
+        sampler=TextSampler(corpus, train, settings.seed, settings.initial, settings.spell, settings.balance),
         validation=windows,
         columns=None,
         validation_episodes=validation,

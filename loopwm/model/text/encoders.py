@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from loopwm.model.config import ModelConfig
+from loopwm.model.config import ModelConfig, TextConfig
 from loopwm.model.text.layers import FeedForward, WordAttention, WordBlock, angles
 from loopwm.model.text.numbers import NumberValues
 from loopwm.model.text.packing import Texts, flattened
 from loopwm.spaces import ActionSpec, ObservationSpec
-from loopwm.text.vocabulary import SPECIAL
+from loopwm.text.vocabulary import SEEN, SPECIAL, STATE, TASK
 
 PAD, BEGIN, END = (SPECIAL.index(one) for one in ("<pad>", "<begin>", "<end>"))
+OPENERS = tuple(SPECIAL.index(one) for one in (TASK, STATE, SEEN))
 NOMINAL_WORDS = 32
 """Words of an observation, or of what is decoded, for which FLOPs are counted."""
 
@@ -25,7 +26,8 @@ class Memory:
 
     Attributes:
         states: (C, D), those of one window after the other. tokens: (C,), the words. step: (C,), k of their o_k or a_k.
-        before: (C, F), the words before them in their text, nearest first, as far as a decoder follows.
+        before: (C, F), the words before them in their part of the text, nearest first, as far as a decoder follows.
+        heading: (C, P), the words that part begins with.
         window: (B,), how many belong to every window.
     """
 
@@ -33,19 +35,21 @@ class Memory:
     tokens: Tensor
     step: Tensor
     before: Tensor
+    heading: Tensor
     window: Tensor
 
     @classmethod
-    def of(cls, states: Tensor, texts: Texts, follow: int) -> Memory:
+    def of(cls, states: Tensor, texts: Texts, config: TextConfig) -> Memory:
         """Of encoded texts."""
-        return cls(states, texts.tokens, texts.step, texts.before(follow, BEGIN), texts.window)
+        before, heading = texts.before(config.follow, BEGIN), texts.heading(config.heading)
+        return cls(states, texts.tokens, texts.step, before, heading, texts.window)
 
     def and_also(self, other: Memory) -> Memory:
         """With the words that `other` remembers of the same windows."""
         windows = torch.arange(len(self.window), device=self.window.device)
         owner = torch.cat([windows.repeat_interleave(one.window) for one in (self, other)])
         order = owner.argsort(stable=True)
-        parts = "states", "tokens", "step", "before"
+        parts = "states", "tokens", "step", "before", "heading"
         pairs = [torch.cat([getattr(self, part), getattr(other, part)])[order] for part in parts]
         return Memory(*pairs, window=self.window + other.window)
 
@@ -56,7 +60,7 @@ class WordEncoder(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary: int, depth: int) -> None:
         super().__init__()
         width = config.width
-        self.tokens, self.rotated, self.follow = config.tokens, width // config.heads // 2, config.text.follow
+        self.tokens, self.rotated, self.config = config.tokens, width // config.heads // 2, config.text
         self.words = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.words.weight, std=width**-0.5)
         self.numbers: NumberValues | None = None
@@ -69,13 +73,17 @@ class WordEncoder(nn.Module):
         self.norm_out = nn.RMSNorm(width)
         self.out = nn.Linear(width, width, bias=False)
 
+    def taken_apart(self, tokens: Tensor) -> Texts:
+        """Texts (B, K, L) without padding, in parts where these are told apart."""
+        return flattened(tokens, openers=OPENERS if self.config.heading else ())
+
     def encoded(self, texts: Texts) -> Tensor:
-        """States (M, D) of words, which look at no text but their own."""
+        """States (M, D) of words, which look at no part of a text but their own."""
         x, turn = self.words(texts.tokens), angles(texts.place, self.rotated)
         if self.numbers is not None:
             x = x + self.numbers(texts)
         for block in self.blocks:
-            x = block(x, texts.layout, turn)
+            x = block(x, texts.parts, turn)
         return self.norm(x)
 
     def summed(self, states: Tensor, texts: Texts) -> Tensor:
@@ -117,14 +125,14 @@ class TextEncoder(WordEncoder):
         Args:
             causes: (B, K, A), the words of what was done before each of them; all 0 where nothing was.
         """
-        texts = flattened(tokens)
+        texts = self.taken_apart(tokens)
         states = self.encoded(texts)
         e = self.summed(states, texts)
         if causes is not None:
             known = (causes != 0)[..., None]
             bag = (self.words(causes.long()) * known).sum(-2) / known.sum(-2).clamp(min=1) ** 0.5
             states = states + self.cause(bag).to(states.dtype).flatten(0, 1)[texts.text]
-        return e, Memory.of(states, texts, self.follow)
+        return e, Memory.of(states, texts, self.config)
 
 
 class TextActionEncoder(WordEncoder):
@@ -139,9 +147,9 @@ class TextActionEncoder(WordEncoder):
 
     def window(self, tokens: Tensor) -> tuple[Tensor, Memory]:
         """The actions (B, K, A) of windows: u (B, K, N, D), and their words to look back at."""
-        texts = flattened(tokens)
+        texts = self.taken_apart(tokens)
         states = self.encoded(texts)
-        return self.summed(states, texts), Memory.of(states, texts, self.follow)
+        return self.summed(states, texts), Memory.of(states, texts, self.config)
 
     def flops(self, words: int = NOMINAL_WORDS // 4) -> int:
         """Operations of one action of so many words."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loopwm.model.config import ModelConfig
+from loopwm.model.config import ModelConfig, TextConfig
 from loopwm.model.text.encoders import BEGIN, END, NOMINAL_WORDS, PAD, Memory, weights
 from loopwm.model.text.layers import FeedForward, WordAttention, angles
 from loopwm.model.text.packing import Group, Layout, Texts, flattened, pairs
@@ -69,27 +69,35 @@ def agreement(written: Tensor, remembered: Tensor) -> Tensor:
     return total
 
 
+def alike(heading: Tensor, remembered: Tensor) -> Tensor:
+    """How many words the headings of texts share with those of the parts that remembered words are from: (R, T, C).
+
+    Args:
+        heading: (R, T, P), 0 is none. remembered: (R, C, P).
+    """
+    total = torch.zeros(*heading.shape[:2], remembered.shape[1], device=heading.device)
+    for word, other in zip(heading.int().unbind(-1), remembered.int().unbind(-1), strict=True):
+        total += (word[:, :, None] == other[:, None, :]) & (word != 0)[:, :, None]
+    return total
+
+
 class Pointer(nn.Module):
     """Which of the words that were seen to repeat, and whether to.
 
     Source: arXiv 1704.04368, Eq. 8-9; that copying goes on where it is, as in arXiv 1603.06393, Section 3.3.
     """
 
-    def __init__(self, width: int, follow: int, recency: bool) -> None:
+    def __init__(self, width: int, config: TextConfig) -> None:
         super().__init__()
-        self.reach = follow
+        self.reach, self.heading = config.follow, config.heading
         self.query, self.key = (nn.Linear(width, width, bias=False) for _ in range(2))
         self.sharpness = nn.Parameter(torch.tensor(10.0))
         self.nothing = nn.Parameter(torch.zeros(1))
         self.copy = nn.Linear(width, 1)
-        if follow:
-            self.follow = nn.Linear(width, 1)
-            nn.init.zeros_(self.follow.weight)
-            nn.init.constant_(self.follow.bias, math.log(math.e - 1))
-        self.forget = nn.Linear(width, 1) if recency else None
-        if self.forget is not None:
-            nn.init.zeros_(self.forget.weight)
-            nn.init.constant_(self.forget.bias, math.log(math.e - 1))
+        if self.reach:
+            self.follow = one_at_first(width)
+        self.forget = one_at_first(width) if config.recency else None
+        self.belong = one_at_first(width) if self.heading else None
 
     def queries(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., D)."""
@@ -103,10 +111,12 @@ class Pointer(nn.Module):
         """What an agreement counts at states x (..., D): (..., 1); 1 in the beginning."""
         return functional.softplus(self.follow(x).float()) if self.reach else x[..., :1].float()
 
-    def preference(self, x: Tensor, agreed: Tensor, age: Tensor) -> Tensor:
-        """Of states x (R, L, D) for what agrees with what was written and for what is `age` steps old, both (R, L or 1,
-        C): (R, L, C)."""
+    def preference(self, x: Tensor, agreed: Tensor, shared: Tensor, age: Tensor) -> Tensor:
+        """Of states x (R, L, D) for what agrees with what was written, for parts whose headings have so many words
+        `shared` with it, and for what is `age` steps old, all (R, L or 1, C): (R, L, C)."""
         preferred = self.follows(x) * agreed
+        if self.belong is not None:
+            preferred = preferred + functional.softplus(self.belong(x).float()) * shared
         if self.forget is None:
             return preferred
         return preferred - functional.softplus(self.forget(x).float()) * age.float().log1p()
@@ -116,6 +126,14 @@ class Pointer(nn.Module):
         points at nothing."""
         scores = (q @ k.transpose(1, 2) + preferred).masked_fill(~readable, -torch.inf)
         return torch.cat([self.nothing.expand(*scores.shape[:-1], 1), scores], -1).softmax(-1)[..., 1:]
+
+
+def one_at_first(width: int) -> nn.Linear:
+    """A number for every state, whose softplus is 1 before anything is learned."""
+    layer = nn.Linear(width, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, math.log(math.e - 1))
+    return layer
 
 
 class TextHead(nn.Module):
@@ -137,7 +155,7 @@ class TextHead(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(*sizes) for _ in range(config.text.decoder))
         self.norm = nn.RMSNorm(width)
         if self.copies:
-            self.back, self.pointer = LookingBack(*sizes), Pointer(width, config.text.follow, config.text.recency)
+            self.back, self.pointer = LookingBack(*sizes), Pointer(width, config.text)
 
     @property
     def layers(self) -> list[DecoderBlock]:
@@ -193,7 +211,8 @@ class TextHead(nn.Module):
             for here, there, readable in look.groups:
                 agreed = agreement(before[here.index], memory.before[there.index])
                 age = (texts.step[here.index][:, :, None] - memory.step[there.index][:, None, :]).clamp(min=0)
-                preferred = self.pointer.preference(x[here.index], agreed, age)
+                shared = self._shared(texts, here, memory.heading[there.index])
+                preferred = self.pointer.preference(x[here.index], agreed, shared, age)
                 weights = self.pointer.weights(q[here.index], k[there.index], readable, preferred)
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
                 found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1)], -1))
@@ -201,6 +220,19 @@ class TextHead(nn.Module):
         share = self.pointer.copy(x).float()[:, 0].sigmoid()
         # What points at nothing is left to the vocabulary, so that all words together have probability 1.
         return torch.logaddexp(torch.log1p(-_MOST * share * pointed) + own, (share * copied + 1e-9).log())
+
+    def _shared(self, texts: Texts, here: Group, remembered: Tensor) -> Tensor:
+        """What the headings of the words `here` share with `remembered` ones (R, C, P): (R, L, C), once they are
+        written."""
+        many = self.pointer.heading
+        if not many:
+            return remembered.new_zeros(1, 1, 1)
+        # Words of a text have the same heading: compared once for every text, of which there are few.
+        heads = texts.tokens.new_zeros(len(texts.layout.length), many)
+        heads[texts.text] = texts.heading(many)
+        found = alike(heads.view(-1, texts.count, many)[here.rows], remembered)
+        known = (texts.place[here.index] >= many)[..., None]
+        return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1])) * known
 
     def flops(self, words: int = NOMINAL_WORDS) -> int:
         """Operations of writing so many words, without what depends on how much was seen."""

@@ -61,16 +61,19 @@ class Texts:
     """The words of texts (B, K, L), padded with 0, without their padding; those of a window follow each other.
 
     Attributes:
-        tokens: (M,). text: (M,), which of the B K texts a word is from. place: (M,), its place there.
-        layout: of the texts. window: (B,), words of every window. count: K.
+        tokens: (M,). text: (M,), which of the B K texts a word is from. place: (M,), its place in its part.
+        layout: of the texts. parts: of what they consist of. window: (B,), words of every window. count: K.
+        opens: (M,), which words only say that a part begins.
     """
 
     tokens: Tensor
     text: Tensor
     place: Tensor
     layout: Layout
+    parts: Layout
     window: Tensor
     count: int
+    opens: Tensor
 
     @property
     def step(self) -> Tensor:
@@ -83,21 +86,40 @@ class Texts:
         known = self.place[:, None] - back
         index = torch.arange(len(self.place), device=self.place.device)[:, None] - back
         beginning = (known == -1) * first
-        return torch.where(known >= 0, self.tokens[index.clamp(min=0)], beginning) if len(self.place) else beginning
+        # What opens a part stands for its beginning, as there is none in what is written.
+        tokens = torch.where(self.opens, first, self.tokens)
+        return torch.where(known >= 0, tokens[index.clamp(min=0)], beginning) if len(self.place) else beginning
+
+    def heading(self, many: int) -> Tensor:
+        """(M, many): the words with which the part of each begins; 0 where it has fewer."""
+        start = torch.arange(len(self.place), device=self.place.device) - self.place
+        length = torch.repeat_interleave(self.parts.length, self.parts.length)
+        opened = self.opens[start].long()
+        ahead = opened[:, None] + torch.arange(many, device=start.device)
+        last = max(len(self.tokens) - 1, 0)
+        return torch.where(ahead < length[:, None], self.tokens[(start[:, None] + ahead).clamp(max=last)], 0)
 
 
-def flattened(tokens: Tensor, valid: Tensor | None = None) -> Texts:
+def flattened(tokens: Tensor, valid: Tensor | None = None, openers: Sequence[int] = ()) -> Texts:
     """Texts (B, K, L) without padding.
 
     Args:
         valid: (B, K, L), which words to keep, leading ones of every text; all but zeros when None.
+        openers: words that open a part of a text; a text is one part when there are none.
     """
     valid = (tokens != 0) if valid is None else valid
     batch, count, _ = tokens.shape
     length = valid.sum(-1).flatten()
     text, place = valid.flatten(0, 1).nonzero().unbind(1)
     layout = Layout.of(length, by_length(length))
-    return Texts(tokens[valid].long(), text, place, layout, length.view(batch, count).sum(1), count)
+    kept, window = tokens[valid].long(), length.view(batch, count).sum(1)
+    opens = torch.isin(kept, kept.new_tensor(openers))
+    if not opens.any():
+        return Texts(kept, text, place, layout, layout, window, count, opens)
+    begins = opens | (place == 0)
+    size = torch.bincount(begins.cumsum(0) - 1)
+    within = torch.arange(len(kept), device=kept.device) - (size.cumsum(0) - size).repeat_interleave(size)
+    return Texts(kept, text, within, layout, Layout.of(size, by_length(size)), window, count, opens)
 
 
 def by_length(length: Tensor) -> list[Tensor]:

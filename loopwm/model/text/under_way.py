@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from loopwm.model.text.encoders import BEGIN, END, Memory
-from loopwm.model.text.head import STEPS, TextHead, agreement
+from loopwm.model.text.head import STEPS, TextHead, agreement, alike
 from loopwm.model.text.layers import angles, by_head
 
 _LATER = 1e-4
@@ -22,7 +22,7 @@ class Remembered:
     Attributes:
         age: (W, 1, D/2H), angles of how old it all is. keys, values: (W, H, 1 + C, D/H), for reading.
         readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands before each of them.
-        since: (W, 1, C), steps since it was read.
+        heading: (W, C, P), what the part begins with that they are from. since: (W, 1, C), steps since it was read.
     """
 
     age: Tensor
@@ -32,22 +32,24 @@ class Remembered:
     pointers: Tensor
     tokens: Tensor
     before: Tensor
+    heading: Tensor
     since: Tensor
 
     @classmethod
     def of(cls, head: TextHead, memory: Memory | None, step: Tensor, like: Tensor) -> Remembered:
         """At `step` (W,). Without a memory nothing is looked back at, but the layer that looks back is still there."""
-        batch, reach = len(step), head.pointer.reach
+        batch, reach, many = len(step), head.pointer.reach, head.pointer.heading
         if memory is None or not len(memory.tokens):
             states, tokens = like.new_zeros(batch, 0, like.shape[-1]), step.new_zeros(batch, 0)
             then, valid, before = tokens, tokens.bool(), step.new_zeros(batch, 0, reach)
+            heading = step.new_zeros(batch, 0, many)
         else:
             place = torch.arange(int(memory.window.max()), device=step.device)
             begin = memory.window.cumsum(0) - memory.window
             valid = place < memory.window[:, None]
             index = (begin[:, None] + place).clamp(max=len(memory.tokens) - 1)
             states, tokens, then = memory.states[index], memory.tokens[index], memory.step[index]
-            before = memory.before[index]
+            before, heading = memory.before[index], memory.heading[index]
         read = head.back.read
         k, v = read.lined_up(*read.keys(states, angles(then, head.rotated, STEPS)))
         return cls(
@@ -59,6 +61,7 @@ class Remembered:
             tokens=tokens,
             # Word by word of what stands before lies together, as it is compared.
             before=before.int().movedim(-1, 0).contiguous().movedim(0, -1),
+            heading=heading.int().movedim(-1, 0).contiguous().movedim(0, -1),
             since=(step[:, None] - then).clamp(min=0)[:, None],
         )
 
@@ -109,7 +112,7 @@ class UnderWay:
             q = self._by_window(block.latent.queries(block.norm_latent(x)))
             k, v = (part.flatten(0, 1) for part in self.latents[i])
             x = block.mlp(x + block.latent.out(block.latent.attend_to(q, k, v)).view_as(x))
-        return self._chosen(self._by_window(head.norm(x)), self._by_window(self._last(count)))
+        return self._chosen(self._by_window(head.norm(x)), self._by_window(self._last(count)), place)
 
     def _last(self, count: int) -> Tensor:
         """What stands up to each of the last words, nearest first: (W S, L, F)."""
@@ -135,17 +138,29 @@ class UnderWay:
         read = back.read.attend_to(q, seen.keys.flatten(0, 1), seen.values.flatten(0, 1), seen.readable)
         return back.mlp(x + back.read.out(read).view_as(x))
 
-    def _chosen(self, x: Tensor, written: Tensor) -> Tensor:
-        """At states x (W, S L, D) of words with those `written` (W, S L, F) up to each: (W, S, L, V)."""
+    def _chosen(self, x: Tensor, written: Tensor, place: Tensor) -> Tensor:
+        """At states x (W, S L, D) of words at `place` (L,), with `written` (W, S L, F) up to each: (W, S, L, V)."""
         head, seen = self.head, self.back
         own = head.scores(x).softmax(-1)
         if seen is None:
             return self._by_text(own)
-        preferred = head.pointer.preference(x, agreement(written, seen.before), seen.since)
+        agreed = agreement(written, seen.before)
+        preferred = head.pointer.preference(x, agreed, self._shared(place, seen), seen.since)
         weights = head.pointer.weights(head.pointer.queries(x), seen.pointers, seen.readable, preferred)
         copied = torch.zeros_like(own).scatter_add_(-1, seen.tokens[:, None, :].expand_as(weights), weights)
         share = head.pointer.copy(x).float().sigmoid()
         return self._by_text((1 - share * weights.sum(-1, keepdim=True)) * own + share * copied)
+
+    def _shared(self, place: Tensor, seen: Remembered) -> Tensor:
+        """What the headings of the texts share with remembered ones, at `place` (L,), once they are written: (W, S L,
+        C)."""
+        many = self.head.pointer.heading
+        if not many or self.place <= many:
+            return seen.since.new_zeros(1, 1, 1)
+        # After what stands before the words of a text, and after <begin>.
+        heads = self.said[:, self.reach + 1 : self.reach + 1 + many].unflatten(0, (-1, self.texts))
+        known = (place >= many).repeat(self.texts)
+        return alike(heads, seen.heading).repeat_interleave(len(place), 1) * known[:, None]
 
     def _by_text(self, x: Tensor) -> Tensor:
         """(W, S L, ...) -> (W, S, L, ...)."""

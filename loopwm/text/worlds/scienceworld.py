@@ -302,7 +302,7 @@ def task_type(task: str) -> str:
 
 
 def initial_state(server: Any, task: str, variation: int) -> str:
-    """What `look around` says in every room at the start, and the inventory.
+    """What `look around` says in every room at the start, and the inventory, each a paragraph.
 
     The simplification that allows to teleport changes nothing else. Going about takes a dozen steps, though, in which
     an ice cube may melt a little.
@@ -317,7 +317,7 @@ def initial_state(server: Any, task: str, variation: int) -> str:
         text = str(server.freeActionLook()).replace("\tthe agent\n", "")
         if _room(text) != _room(here):
             texts.append(text)
-    return "\n".join(text.strip() for text in texts)
+    return "\n\n".join(text.strip() for text in texts)
 
 
 def _room(look: str) -> str:
