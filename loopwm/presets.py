@@ -158,7 +158,7 @@ PRESETS: dict[str, Preset] = {
         RunConfig(
             data=Path("data/scienceworld.parquet"),
             model=ModelConfig(
-                width=192, heads=6, tokens=16, loop=LoopConfig(mu=4, phases=4), text=TextConfig(numbers=True, heading=8)
+                width=192, heads=6, tokens=16, loop=LoopConfig(mu=4, phases=4), text=TextConfig(numbers=True, heading=6)
             ),
             optim=OptimConfig(kind="muon", lr=2e-3),
             # Rewards are rare and then large: at the usual weight a single one would outweigh all words of a batch.

@@ -14,7 +14,7 @@ pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"'
 from loopwm.errors import UserError
 from loopwm.model.config import ModelConfig, TextConfig
 from loopwm.model.text.encoders import BEGIN, Memory
-from loopwm.model.text.head import Pointer, TextHead, agreement, alike
+from loopwm.model.text.head import Pointer, TextHead, agreement, headed_alike
 from loopwm.model.text.packing import flattened
 from loopwm.spaces import ObservationSpec
 
@@ -78,10 +78,10 @@ def test_parts_of_a_text_begin_with_what_opens_them() -> None:
     assert flattened(torch.zeros(1, 2, 3, dtype=torch.long)).heading(2).shape == (0, 2)
 
 
-def test_headings_are_alike_in_the_words_at_the_same_place() -> None:
-    heading = torch.tensor([[[7, 8], [7, 9], [0, 8]]])
+def test_headings_are_alike_if_all_of_their_words_are() -> None:
+    heading = torch.tensor([[[7, 8], [7, 9], [7, 0]]])
     remembered = torch.tensor([[[7, 8], [9, 8], [7, 0], [0, 0]]])
-    assert alike(heading, remembered)[0].tolist() == [[2, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0]]
+    assert headed_alike(heading, remembered)[0].tolist() == [[True, False, False, False], [False] * 4, [False] * 4]
 
 
 def test_of_two_rooms_the_one_that_is_named_is_gone_on_with() -> None:
@@ -91,14 +91,11 @@ def test_of_two_rooms_the_one_that_is_named_is_gone_on_with() -> None:
     seen = flattened(torch.tensor([[[5, hall, is_, me, air, mat, 5, kitchen, is_, air, table]]]), openers=(5,))
     written = flattened(torch.tensor([[[kitchen, is_, me, air]]]))
     agreed = agreement(torch.tensor([[[air, me, is_, kitchen]]]), seen.before(4, BEGIN)[None])
-    shared = alike(written.heading(1)[None, :1], seen.heading(1)[None])
+    alike = headed_alike(written.heading(1)[None, :1], seen.heading(1)[None])
     chosen = []
     for heading in (0, 1):
         pointer = Pointer(8, TextConfig(follow=4, heading=heading))
-        if pointer.belong is not None:
-            # As what is learned: of rooms, the right one.
-            torch.nn.init.constant_(pointer.belong.bias, 8.0)
-        preferred = pointer.preference(torch.zeros(1, 1, 8), agreed, shared, torch.zeros(1, 1, 11))
+        preferred = pointer.preference(torch.zeros(1, 1, 8), agreed, alike, torch.zeros(1, 1, 11))
         readable = torch.ones(1, 1, 11, dtype=torch.bool)
         weights = pointer.weights(torch.zeros(1, 1, 8), torch.zeros(1, 11, 8), readable, preferred)
         chosen.append(int(seen.tokens[weights.argmax()]))

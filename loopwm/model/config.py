@@ -184,8 +184,8 @@ class TextConfig:
     """Digits that are read come with the value of the number they are part of."""
     heading: int = 0
     """Parts of what is seen, such as the rooms of a complete initial state, are read each on its own, and a head that
-    copies prefers the part that begins with what it has begun with; so many words are compared. With 0, an observation
-    is read as one."""
+    copies prefers parts that begin like what it writes; so many words are compared. With 0, an observation is read as
+    one."""
 
     def __post_init__(self) -> None:
         if self.encoder < 0 or self.decoder < 1:

@@ -69,16 +69,16 @@ def agreement(written: Tensor, remembered: Tensor) -> Tensor:
     return total
 
 
-def alike(heading: Tensor, remembered: Tensor) -> Tensor:
-    """How many words the headings of texts share with those of the parts that remembered words are from: (R, T, C).
+def headed_alike(heading: Tensor, remembered: Tensor) -> Tensor:
+    """Whether the parts that remembered words are from begin as texts do: (R, T, C).
 
     Args:
         heading: (R, T, P), 0 is none. remembered: (R, C, P).
     """
-    total = torch.zeros(*heading.shape[:2], remembered.shape[1], device=heading.device)
+    alike = (heading != 0).all(-1)[:, :, None].repeat(1, 1, remembered.shape[1])
     for word, other in zip(heading.int().unbind(-1), remembered.int().unbind(-1), strict=True):
-        total += (word[:, :, None] == other[:, None, :]) & (word != 0)[:, :, None]
-    return total
+        alike &= word[:, :, None] == other[:, None, :]
+    return alike
 
 
 class Pointer(nn.Module):
@@ -95,9 +95,10 @@ class Pointer(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(1))
         self.copy = nn.Linear(width, 1)
         if self.reach:
-            self.follow = one_at_first(width)
-        self.forget = one_at_first(width) if config.recency else None
-        self.belong = one_at_first(width) if self.heading else None
+            self.follow = positive(width, 1.0)
+        self.forget = positive(width, 1.0) if config.recency else None
+        # About as much as agrees, at most, with another room than the one that is written about.
+        self.belong = positive(width, 10.0) if self.heading else None
 
     def queries(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., D)."""
@@ -111,12 +112,12 @@ class Pointer(nn.Module):
         """What an agreement counts at states x (..., D): (..., 1); 1 in the beginning."""
         return functional.softplus(self.follow(x).float()) if self.reach else x[..., :1].float()
 
-    def preference(self, x: Tensor, agreed: Tensor, shared: Tensor, age: Tensor) -> Tensor:
-        """Of states x (R, L, D) for what agrees with what was written, for parts whose headings have so many words
-        `shared` with it, and for what is `age` steps old, all (R, L or 1, C): (R, L, C)."""
+    def preference(self, x: Tensor, agreed: Tensor, alike: Tensor, age: Tensor) -> Tensor:
+        """Of states x (R, L, D) for what agrees with what was written, for parts that begin `alike`, and for what is
+        `age` steps old, all (R, L or 1, C): (R, L, C)."""
         preferred = self.follows(x) * agreed
         if self.belong is not None:
-            preferred = preferred + functional.softplus(self.belong(x).float()) * shared
+            preferred = preferred + functional.softplus(self.belong(x).float()) * alike
         if self.forget is None:
             return preferred
         return preferred - functional.softplus(self.forget(x).float()) * age.float().log1p()
@@ -128,11 +129,11 @@ class Pointer(nn.Module):
         return torch.cat([self.nothing.expand(*scores.shape[:-1], 1), scores], -1).softmax(-1)[..., 1:]
 
 
-def one_at_first(width: int) -> nn.Linear:
-    """A number for every state, whose softplus is 1 before anything is learned."""
+def positive(width: int, at_first: float) -> nn.Linear:
+    """A number for every state, whose softplus is `at_first` before anything is learned."""
     layer = nn.Linear(width, 1)
     nn.init.zeros_(layer.weight)
-    nn.init.constant_(layer.bias, math.log(math.e - 1))
+    nn.init.constant_(layer.bias, math.log(math.expm1(at_first)))
     return layer
 
 
@@ -211,8 +212,8 @@ class TextHead(nn.Module):
             for here, there, readable in look.groups:
                 agreed = agreement(before[here.index], memory.before[there.index])
                 age = (texts.step[here.index][:, :, None] - memory.step[there.index][:, None, :]).clamp(min=0)
-                shared = self._shared(texts, here, memory.heading[there.index])
-                preferred = self.pointer.preference(x[here.index], agreed, shared, age)
+                alike = self._headed_alike(texts, here, memory.heading[there.index])
+                preferred = self.pointer.preference(x[here.index], agreed, alike, age)
                 weights = self.pointer.weights(q[here.index], k[there.index], readable, preferred)
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
                 found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1)], -1))
@@ -221,18 +222,17 @@ class TextHead(nn.Module):
         # What points at nothing is left to the vocabulary, so that all words together have probability 1.
         return torch.logaddexp(torch.log1p(-_MOST * share * pointed) + own, (share * copied + 1e-9).log())
 
-    def _shared(self, texts: Texts, here: Group, remembered: Tensor) -> Tensor:
-        """What the headings of the words `here` share with `remembered` ones (R, C, P): (R, L, C), once they are
-        written."""
+    def _headed_alike(self, texts: Texts, here: Group, remembered: Tensor) -> Tensor:
+        """Whether `remembered` headings (R, C, P) are those of the words `here`, once these are written: (R, L, C)."""
         many = self.pointer.heading
         if not many:
             return remembered.new_zeros(1, 1, 1)
         # Words of a text have the same heading: compared once for every text, of which there are few.
         heads = texts.tokens.new_zeros(len(texts.layout.length), many)
         heads[texts.text] = texts.heading(many)
-        found = alike(heads.view(-1, texts.count, many)[here.rows], remembered)
+        found = headed_alike(heads.view(-1, texts.count, many)[here.rows], remembered)
         known = (texts.place[here.index] >= many)[..., None]
-        return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1])) * known
+        return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1])) & known
 
     def flops(self, words: int = NOMINAL_WORDS) -> int:
         """Operations of writing so many words, without what depends on how much was seen."""

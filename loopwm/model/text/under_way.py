@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from loopwm.model.text.encoders import BEGIN, END, Memory
-from loopwm.model.text.head import STEPS, TextHead, agreement, alike
+from loopwm.model.text.head import STEPS, TextHead, agreement, headed_alike
 from loopwm.model.text.layers import angles, by_head
 
 _LATER = 1e-4
@@ -145,22 +145,21 @@ class UnderWay:
         if seen is None:
             return self._by_text(own)
         agreed = agreement(written, seen.before)
-        preferred = head.pointer.preference(x, agreed, self._shared(place, seen), seen.since)
+        preferred = head.pointer.preference(x, agreed, self._headed_alike(place, seen), seen.since)
         weights = head.pointer.weights(head.pointer.queries(x), seen.pointers, seen.readable, preferred)
         copied = torch.zeros_like(own).scatter_add_(-1, seen.tokens[:, None, :].expand_as(weights), weights)
         share = head.pointer.copy(x).float().sigmoid()
         return self._by_text((1 - share * weights.sum(-1, keepdim=True)) * own + share * copied)
 
-    def _shared(self, place: Tensor, seen: Remembered) -> Tensor:
-        """What the headings of the texts share with remembered ones, at `place` (L,), once they are written: (W, S L,
-        C)."""
+    def _headed_alike(self, place: Tensor, seen: Remembered) -> Tensor:
+        """Whether remembered headings are those of the texts, at `place` (L,), once these are written: (W, S L, C)."""
         many = self.head.pointer.heading
         if not many or self.place <= many:
             return seen.since.new_zeros(1, 1, 1)
         # After what stands before the words of a text, and after <begin>.
         heads = self.said[:, self.reach + 1 : self.reach + 1 + many].unflatten(0, (-1, self.texts))
         known = (place >= many).repeat(self.texts)
-        return alike(heads, seen.heading).repeat_interleave(len(place), 1) * known[:, None]
+        return headed_alike(heads, seen.heading).repeat_interleave(len(place), 1) & known[:, None]
 
     def _by_text(self, x: Tensor) -> Tensor:
         """(W, S L, ...) -> (W, S, L, ...)."""
