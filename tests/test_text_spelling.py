@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,8 +116,10 @@ def test_chosen_names_leave_no_word_of_them_behind() -> None:
 def test_what_is_for_texts_alone_and_impossible_shares_are_refused(
     billiards_store: Path, option: str, said: str
 ) -> None:
+    above: dict[str, Any] = {option: 1.5}
     with pytest.raises(UserError, match=rf"train\.{option} (must )?{said}"):
-        TrainConfig(**{option: 1.5})
+        TrainConfig(**above)
+    little: dict[str, Any] = {option: 0.1}
     config = preset("debug").config
     with pytest.raises(UserError, match=rf"train\.{option} is for texts"):
-        training_data(replace(config, data=billiards_store, train=replace(config.train, **{option: 0.1})))
+        training_data(replace(config, data=billiards_store, train=replace(config.train, **little)))

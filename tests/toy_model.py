@@ -1,0 +1,42 @@
+"""A small model of the text world of toy_text.py, and windows of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from toy_text import episodes
+
+from loopwm.data.windows import Windows
+from loopwm.model.config import LoopConfig, ModelConfig, TextConfig
+from loopwm.model.text.head import Targets
+from loopwm.model.world_model import WorldModel
+from loopwm.text.corpus import TextCorpus
+from loopwm.text.recording import TextManifest
+from loopwm.text.sampling import TextSampler
+from loopwm.train.text import Unrolled, unrolled, written
+
+CORPUS = TextCorpus.of(episodes(), TextManifest("scienceworld", "toy"))
+SMALL = ModelConfig(width=24, heads=2, mlp_ratio=2, tokens=3, loop=LoopConfig(mu=2, phases=2))
+EVERYTHING = ("copy", "bottleneck")
+
+
+def make(head: str = "copy", follow: int = TextConfig.follow, **fields: object) -> WorldModel:
+    torch.manual_seed(0)
+    text = TextConfig(encoder=1, decoder=2, head=head, follow=follow, heading=2)  # type: ignore[arg-type]
+    config = replace(SMALL, text=text, **fields)  # type: ignore[arg-type]
+    model = WorldModel(config, CORPUS.observation, CORPUS.action, CORPUS.statistics(CORPUS.split("train")))
+    with torch.no_grad():
+        # As a trained model is: nothing is left at a start where it has no effect.
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def sample(batch: int = 6, length: int = 5) -> Windows:
+    return TextSampler(CORPUS, CORPUS.split("train"), 3, initial=0.5).draw(0, batch, length)
+
+
+def likelihood(model: WorldModel, windows: Windows, visible: torch.Tensor) -> tuple[Unrolled, Targets]:
+    found = unrolled(model, windows, visible)
+    return found, written(model, windows, found, windows.labels["valid"])
