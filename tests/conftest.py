@@ -64,3 +64,11 @@ def toy_run(toy_recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     run = tmp_path_factory.mktemp("text-run") / "toy"
     train(tiny(toy_recording, 120, initial=0.25), run)
     return run
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, billiards_store: Path) -> list[Path]:
+    """Evaluated runs of the looped model and of both stacks. Copy them before changing anything."""
+    from three_systems import trained_and_evaluated
+
+    return trained_and_evaluated(tmp_path_factory.mktemp("evaluated"), billiards_store)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
+from three_systems import SMALL, SPEED
 
 from loopwm.certify.certificate import certify
 from loopwm.certify.config import MeasureConfig
@@ -26,12 +27,9 @@ from loopwm.data.episode import Episode
 from loopwm.data.store import StoreMeta, write_store
 from loopwm.errors import UserError
 from loopwm.evaluate.animation import Spending, frame, scene_of
-from loopwm.evaluate.bootstrap import Interval
-from loopwm.evaluate.comparison import Comparison, Paired, compare
-from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
-from loopwm.evaluate.evaluation import FILE, Curve, Evaluation, evaluate, measure, read_evaluation
-from loopwm.evaluate.findings import findings, lead_over, number, percent
-from loopwm.evaluate.plots import SERIES, Axis, Line, line_figure
+from loopwm.evaluate.comparison import Comparison, compare
+from loopwm.evaluate.evaluation import FILE, Evaluation, evaluate, measure, read_evaluation
+from loopwm.evaluate.findings import number
 from loopwm.evaluate.report import Report, typical_rollout, write_report
 from loopwm.model.config import SYSTEMS, ExitConfig
 from loopwm.model.heads import ObservationHead
@@ -40,33 +38,13 @@ from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.train.checkpoint import NAME, load, read_checkpoint, save_checkpoint
 from loopwm.train.trainer import train
 
-SPEED = SpeedConfig(batches=(1, 4), rounds=2, seconds=0.001)
-SMALL = EvaluateConfig(
-    transitions=250, horizon=40, rollouts=8, training_rollouts=300, stability_steps=40, resamples=40, speed=SPEED
-)
 COMMAND = "loopwm report a b & c"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, billiards_store) -> list[Path]:
-    folder = tmp_path_factory.mktemp("runs")
-    for system in SYSTEMS:
-        config = PRESETS["debug"].config
-        config = replace(
-            config,
-            data=billiards_store,
-            model=replace(config.model, system=system),
-            train=replace(config.train, updates=4, log_every=2, validate_every=2),
-        )
-        train(config, folder / system)
-        evaluate(folder / system, config=SMALL)
-    return [folder / system for system in SYSTEMS]
-
-
-@pytest.fixture(scope="module")
-def written(runs, tmp_path_factory) -> Report:
+def written(evaluated, tmp_path_factory) -> Report:
     # The stack is named in front: the looped run must lead all the same.
-    return write_report([runs[1], runs[0], runs[2]], tmp_path_factory.mktemp("out"), COMMAND, SPEED)
+    return write_report([evaluated[1], evaluated[0], evaluated[2]], tmp_path_factory.mktemp("out"), COMMAND, SPEED)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +53,13 @@ def page(written) -> str:
 
 
 @pytest.fixture(scope="module")
-def evaluations(runs) -> list[Evaluation]:
-    return [read_evaluation(run) for run in runs]
+def evaluations(evaluated) -> list[Evaluation]:
+    return [read_evaluation(run) for run in evaluated]
 
 
 @pytest.fixture(scope="module")
-def comparison(runs) -> Comparison:
-    return compare(runs, SPEED)
+def comparison(evaluated) -> Comparison:
+    return compare(evaluated, SPEED)
 
 
 class Elements(HTMLParser):
@@ -208,31 +186,31 @@ def test_the_json_holds_every_number(written, evaluations):
     assert len(stored["comparison"]["speed"]) == 3
 
 
-def test_one_run_makes_a_report_that_says_what_is_missing(runs, tmp_path):
-    report = write_report([runs[0]], tmp_path, COMMAND, SPEED)
+def test_one_run_makes_a_report_that_says_what_is_missing(evaluated, tmp_path):
+    report = write_report([evaluated[0]], tmp_path, COMMAND, SPEED)
     assert len(report.lines) == 5
     assert "No stack was evaluated beside it" in report.lines[0].text
 
 
-def test_a_report_of_a_stack_alone_needs_no_loop(runs, tmp_path):
-    report = write_report([runs[2]], tmp_path, COMMAND, SPEED)
+def test_a_report_of_a_stack_alone_needs_no_loop(evaluated, tmp_path):
+    report = write_report([evaluated[2]], tmp_path, COMMAND, SPEED)
     assert report.lines[2].text.startswith("Task:")
     Elements(report.html.read_text())
 
 
-def test_an_existing_report_is_not_overwritten(runs, tmp_path):
+def test_an_existing_report_is_not_overwritten(evaluated, tmp_path):
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(UserError, match="already exists and is not overwritten"):
-        write_report(runs, tmp_path, COMMAND, SPEED)
+        write_report(evaluated, tmp_path, COMMAND, SPEED)
     assert (tmp_path / "report.html").read_text() == "mine"
     assert not (tmp_path / "report.json").exists()
 
 
-def test_a_run_without_evaluation_and_no_run_at_all_are_refused(runs, tmp_path):
+def test_a_run_without_evaluation_and_no_run_at_all_are_refused(evaluated, tmp_path):
     bare = tmp_path / "bare"
-    shutil.copytree(runs[0], bare, ignore=shutil.ignore_patterns(FILE))
+    shutil.copytree(evaluated[0], bare, ignore=shutil.ignore_patterns(FILE))
     with pytest.raises(UserError, match="loopwm evaluate"):
-        write_report([runs[0], bare], tmp_path / "out", COMMAND, SPEED)
+        write_report([evaluated[0], bare], tmp_path / "out", COMMAND, SPEED)
     with pytest.raises(UserError, match="at least one"):
         write_report([], tmp_path / "out", COMMAND, SPEED)
     assert not (tmp_path / "out").exists()
@@ -271,16 +249,16 @@ def cartpole_episode(env: gymnasium.Env, seed: int) -> Episode:
     return Episode(columns[0], columns[1], columns[2], terminated, {}, seed)
 
 
-def test_a_model_that_predicts_nan_still_gets_its_report(runs, billiards_columns, tmp_path, evaluations):
-    model = load(runs[0])
+def test_a_model_that_predicts_nan_still_gets_its_report(evaluated, billiards_columns, tmp_path, evaluations):
+    model = load(evaluated[0])
     assert isinstance(model.observation_head, ObservationHead)
     with torch.no_grad():
         model.observation_head.read.bias[1] = torch.nan
     broken = measure(model, billiards_columns, np.arange(8), np.arange(8, 50), evaluations[0].run, SMALL)
     run = tmp_path / "broken"
-    shutil.copytree(runs[0], run)
+    shutil.copytree(evaluated[0], run)
     broken.save(run / FILE)
-    report = write_report([run, runs[1]], tmp_path / "out", COMMAND, SPEED)
+    report = write_report([run, evaluated[1]], tmp_path / "out", COMMAND, SPEED)
     assert broken.nonfinite > 0
     assert re.search(r"\d+ predicted numbers were NaN or infinite", report.lines[4].text)
     assert report.lines[3].verdict == "worse"
@@ -303,16 +281,16 @@ def test_the_section_on_leaving_early_shows_every_rule_and_names_the_cheapest(pa
     assert len(rows) == len(found.curves)
 
 
-def test_a_report_of_a_stack_alone_has_nothing_to_leave(runs, tmp_path):
-    text = write_report([runs[2]], tmp_path, COMMAND, SPEED).html.read_text()
+def test_a_report_of_a_stack_alone_has_nothing_to_leave(evaluated, tmp_path):
+    text = write_report([evaluated[2]], tmp_path, COMMAND, SPEED).html.read_text()
     assert "Leaving the loop early" not in text and "Certificate" not in text
 
 
-def test_errors_with_an_exit_are_labelled_beside_those_of_all_loops(runs, tmp_path):
-    run = Path(shutil.copytree(runs[0], tmp_path / "looped"))
+def test_errors_with_an_exit_are_labelled_beside_those_of_all_loops(evaluated, tmp_path):
+    run = Path(shutil.copytree(evaluated[0], tmp_path / "looped"))
     found = evaluate(run, config=replace(SMALL, exit=ExitConfig("residual", 0.7)), existing="replace")
     assert found.early is not None
-    text = write_report([run, runs[1]], tmp_path / "out", COMMAND, SPEED).html.read_text()
+    text = write_report([run, evaluated[1]], tmp_path / "out", COMMAND, SPEED).html.read_text()
     table = text[text.index("<table") : text.index("</table>")]
     row = table[table.index("One-step error, leaving early") :].split("</tr>")[0]
     assert "residual &lt; 0.7, T &lt;= 2" in row and number(found.early.one_step.mean) in row and "no loop" in row
@@ -321,8 +299,8 @@ def test_errors_with_an_exit_are_labelled_beside_those_of_all_loops(runs, tmp_pa
     assert moving is not None and moving[0].exit == found.config.exit and set(moving[0].loops) <= {1, 2}
 
 
-def test_a_certificate_is_shown_only_for_the_weights_it_was_made_for(runs, tmp_path):
-    run = Path(shutil.copytree(runs[0], tmp_path / "looped"))
+def test_a_certificate_is_shown_only_for_the_weights_it_was_made_for(evaluated, tmp_path):
+    run = Path(shutil.copytree(evaluated[0], tmp_path / "looped"))
     claims = certify(run, config=MeasureConfig(states=8, depth=1, iterations=4))
     good = write_report([run], tmp_path / "good", COMMAND, SPEED)
     text = good.html.read_text()
@@ -357,8 +335,8 @@ def test_the_loops_of_every_step_are_coloured():
     assert frame(scene, observation, observation, 1).height < frame(scene, observation, observation, 1, spending).height
 
 
-def test_the_animation_shows_the_engine_and_the_imagination_over_forty_steps(runs, evaluations):
-    found = typical_rollout(runs[0], evaluations[0])
+def test_the_animation_shows_the_engine_and_the_imagination_over_forty_steps(evaluated, evaluations):
+    found = typical_rollout(evaluated[0], evaluations[0])
     assert found is not None
     animation, scene = found
     assert animation.steps == 40
@@ -374,145 +352,12 @@ def test_the_animation_shows_the_engine_and_the_imagination_over_forty_steps(run
     assert "2 units wide" in scene.note
 
 
-def test_the_animated_rollout_is_the_median_one(runs, evaluations):
-    found = typical_rollout(runs[0], evaluations[0])
+def test_the_animated_rollout_is_the_median_one(evaluated, evaluations):
+    found = typical_rollout(evaluated[0], evaluations[0])
     assert found is not None
     assert found[0].rank == pytest.approx(0.5, abs=0.5 / found[0].candidates)
 
 
-def test_a_missing_recording_costs_the_animation_and_nothing_else(runs, evaluations, tmp_path):
+def test_a_missing_recording_costs_the_animation_and_nothing_else(evaluated, evaluations, tmp_path):
     moved = replace(evaluations[0], run=replace(evaluations[0].run, data=str(tmp_path / "moved.h5")))
-    assert typical_rollout(runs[0], moved) is None
-
-
-# ---- the lines ----
-
-
-def with_ratio(comparison: Comparison, ratio: Interval | None, open_loop: Interval | None = None) -> Comparison:
-    pairs = tuple(Paired(pair.run, pair.reference, ratio, open_loop) for pair in comparison.pairs)
-    return replace(comparison, pairs=pairs)
-
-
-def about(mean: float, width: float = 0.01) -> Interval:
-    return Interval(mean, mean - width, mean + width, 250, 5)
-
-
-@pytest.mark.parametrize(
-    ("ratio", "open_loop", "verdict", "words"),
-    [
-        (about(0.9), None, "better", "10% less error than the equal-FLOP stack"),
-        (about(1.1), None, "worse", "10% MORE error than the equal-FLOP stack"),
-        (about(1.002), None, "tie", "no clear difference from the equal-FLOP stack"),
-        (about(0.9), about(1.2), "mixed", "20% MORE error"),
-        (about(1.0), about(0.8), "better", "20% less error"),
-        (about(1.1), about(1.0), "worse", "no clear difference"),
-        (None, None, "unknown", "evaluate both again"),
-    ],
-)
-def test_the_comparison_with_a_stack_is_decided_by_its_interval(
-    evaluations, comparison, ratio, open_loop, verdict, words
-):
-    line = findings(evaluations, with_ratio(comparison, ratio, open_loop))[0]
-    assert line.verdict == verdict
-    assert words in line.text
-
-
-def with_depth(one: Evaluation, shallow: Interval, deepest: Interval) -> Evaluation:
-    points = list(one.depth)
-    points[0] = replace(points[0], relative=shallow)
-    points[-1] = replace(points[-1], relative=deepest)
-    return replace(one, depth=tuple(points))
-
-
-@pytest.mark.parametrize(
-    ("shallow", "deepest", "verdict", "words"),
-    [
-        (
-            about(2.0),
-            about(1.001, 0.0005),
-            "better",
-            "remove 50% of the error that one loop leaves; at 16 loops the error is the same",
-        ),
-        (about(2.0), about(1.3), "mixed", "at 16 loops the error is 30% HIGHER (overthinking)"),
-        (about(2.0), about(0.9), "better", "at 16 loops the error is 10% lower"),
-        (about(1.0), about(1.0), "worse", "The loops are IGNORED"),
-    ],
-)
-def test_the_line_on_loops_says_when_they_are_ignored_or_overdone(
-    evaluations, comparison, shallow, deepest, verdict, words
-):
-    leading = with_depth(evaluations[0], shallow, deepest)
-    line = findings([leading, *evaluations[1:]], comparison)[2]
-    assert line.verdict == verdict
-    assert words in line.text
-
-
-def curve(name: str, kind, values) -> Curve:
-    return Curve(name, kind, tuple(about(value) for value in values), {})
-
-
-@pytest.mark.parametrize(
-    ("model", "control", "verdict", "words"),
-    [
-        ([0.1, 0.2, 0.3], [0.5, 0.5, 0.5], "better", "beats every control at all 3 steps"),
-        ([0.1, 0.6, 0.7], [0.5, 0.5, 0.5], "mixed", "beats every control for 1 step and LOSES from step 2 on"),
-        ([0.6, 0.1, 0.1], [0.5, 0.5, 0.5], "worse", "LOSES to a simple control from the outset"),
-        ([0.1, math.nan, 0.1], [0.5, 0.5, 0.5], "mixed", "LOSES from step 2 on"),
-    ],
-)
-def test_the_line_on_imagination_says_from_where_on_a_control_wins(
-    evaluations, comparison, model, control, verdict, words
-):
-    horizon = (
-        curve("imagined", "model", model),
-        curve("a", "control", control),
-        curve("b", "control", [9.0, 9.0, 9.0]),
-    )
-    leading = replace(evaluations[0], horizon=horizon)
-    line = findings([leading], replace(comparison, pairs=()))[3]
-    assert line.verdict == verdict
-    assert words in line.text
-    assert "(a)" in line.text
-
-
-def test_a_lead_ends_where_any_control_is_as_good():
-    model = curve("m", "model", [0.1, 0.2, 0.3])
-    assert lead_over(model, [curve("a", "control", [1, 1, 1]), curve("b", "control", [1, 0.2, 1])]) == 1
-
-
-def test_failures_name_broken_numbers_hard_transitions_slowness_and_the_task(evaluations, comparison):
-    leading = evaluations[0]
-    task = replace(leading.task, brier=about(0.9), brier_base=0.1, reward=about(0.9), reward_variance=0.1)
-    broken = replace(leading, nonfinite=3, task=task)
-    slow = replace(comparison.speed[0][-1], decoded_median=3 * comparison.speed[1][-1].decoded_median)
-    slower = replace(comparison, speed=((comparison.speed[0][0], slow), *comparison.speed[1:]))
-    line = findings([broken, *evaluations[1:]], slower)[4]
-    assert line.verdict == "fails"
-    for words in (
-        "3 predicted numbers were NaN or infinite",
-        "3.00 times as long as one of the equal-parameter stack (batch 4)",
-        "the end of an episode is predicted no better than by its base rate",
-        "the reward is predicted no better than by its mean",
-    ):
-        assert words in line.text
-    assert re.search(r"transitions with \S+ contacts have \d+ times the error of those with 0", line.text)
-
-
-def test_numbers_are_written_for_people():
-    assert [number(value) for value in (0.23149, 12.3456, 250.0, 123456.0, 1.3)] == [
-        "0.231",
-        "12.3",
-        "250",
-        "123,456",
-        "1.30",
-    ]
-    assert [percent(value) for value in (0.394, 0.0234, 1.0)] == ["39%", "2.3%", "100%"]
-
-
-def test_a_curve_that_is_not_finite_can_be_drawn():
-    lines = [
-        Line("a", [1, 2, 3], [0.1, math.nan, 0.3], SERIES[0]),
-        Line("b", [1, 2], [about(0.2), about(0.3)], SERIES[1]),
-    ]
-    drawing = line_figure("f", lines, Axis("x"), Axis("y", log=True))
-    assert ">a</text>" in drawing and "var(--series-1)" in drawing
+    assert typical_rollout(evaluated[0], moved) is None
