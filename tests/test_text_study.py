@@ -13,12 +13,14 @@ pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm
 
 from toy_text import tiny
 
-from loopwm.errors import UserError
+from loopwm.errors import LoopwmError, UserError
+from loopwm.files import file_digest
 from loopwm.presets import PRESETS
 from loopwm.studies import text as study
 from loopwm.studies import text_page
 from loopwm.studies.config import TextStudyConfig
 from loopwm.text.benchmark.windows import TRACKS
+from loopwm.train.checkpoint import NAME
 from loopwm.train.config import TrainConfig
 
 
@@ -75,9 +77,15 @@ def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, mo
     monkeypatch.setattr(study, "run_benchmark", None)
     monkeypatch.setattr(study, "looping", None)
     assert json.loads(study.run_text_study(small).read_text())["figures"] == figures
-    # With a system more, everything is asked again: what is there says nothing of it.
+    assert found["recorded_by"] == {small.data.name: "toy"} and "\ntoy\nloopwm study text" in said
+    # With other weights, or a system more, everything is asked again: what is there says nothing of them.
+    for run in (small.home / "looped-seed0", small.home / "stack-equal-params-seed0"):
+        assert found["tracks"]["history"]["weights"][run.name] == file_digest(run / NAME)
     with pytest.raises(UserError, match="stack-equal-flops-seed0"):
         study.asked(small, "markov", [], [small.home / "looped-seed0", small.home / "stack-equal-flops-seed0"])
+    (small.home / "looped-seed0" / NAME).write_bytes(b"others")
+    with pytest.raises(LoopwmError, match="looped-seed0"):
+        study.asked(small, "markov", [], [small.home / "looped-seed0"])
 
 
 def test_a_recording_of_another_world_and_an_existing_result_are_refused(small: TextStudyConfig) -> None:

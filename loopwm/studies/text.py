@@ -11,7 +11,7 @@ from typing import Any
 
 from loopwm.errors import UserError
 from loopwm.evaluate.speed import processor
-from loopwm.files import refuse_existing, write_json
+from loopwm.files import file_digest, refuse_existing, write_json
 from loopwm.model.config import System
 from loopwm.presets import RunConfig, preset
 from loopwm.progress import TerminalProgress
@@ -25,7 +25,8 @@ from loopwm.text.benchmark.tables import reported_json
 from loopwm.text.benchmark.windows import TRACKS, WindowConfig
 from loopwm.text.config import SimulatorConfig
 from loopwm.text.evaluation import of_runs
-from loopwm.text.recording import TextEpisode
+from loopwm.text.recording import TextEpisode, read_recording
+from loopwm.train.checkpoint import NAME
 from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import config_as_dict, most_memory, read_log, versions
 from loopwm.train.trainer import finished
@@ -89,9 +90,10 @@ def asked(config: TextStudyConfig, track: str, episodes: list[TextEpisode], runs
     """The benchmark's result on one track as plain numbers, kept in a file beside the runs."""
     how = f"beam{config.beam}" + "-words" * config.decode
     path = config.home / f"{track}-{config.split}-{config.per_type}-{how}.json"
-    # An earlier study in this folder may have asked fewer systems.
-    known = json.loads(path.read_text())["systems"] if path.exists() else {}
-    if not all(run.name in known for run in runs):
+    # An earlier study in this folder may have asked fewer systems, or others of these names.
+    known = json.loads(path.read_text())["weights"] if path.exists() else {}
+    weights = {run.name: file_digest(run / NAME) for run in runs if (run / NAME).exists()}
+    if not all(known.get(run.name) == weights.get(run.name, "") for run in runs):
         result = run_benchmark(
             config.world,
             episodes,
@@ -99,18 +101,19 @@ def asked(config: TextStudyConfig, track: str, episodes: list[TextEpisode], runs
             windows_of(config, track, config.per_type),
             step=_say(track),
         )
-        write_json(path, result.to_json())
+        write_json(path, result.to_json() | {"weights": weights})
     return json.loads(path.read_text())
 
 
 def depth_evidence(config: TextStudyConfig, episodes: list[TextEpisode], run: Path) -> dict[str, Any]:
     """What looping buys, on the track `history`, kept in a file beside the runs."""
     path = config.home / f"looping-{config.split}-{config.looping_per_type}.json"
-    if not path.exists():
+    weights = file_digest(run / NAME)
+    if not path.exists() or json.loads(path.read_text())["weights"] != weights:
         windows = prepare(episodes, windows_of(config, "history", config.looping_per_type))[0]
         model = of_runs([run])[run.name].model
         found: Looping = looping(model, config.world, windows, step=_say("looping"))
-        write_json(path, asdict(found))
+        write_json(path, asdict(found) | {"weights": weights})
     return json.loads(path.read_text())
 
 
@@ -143,6 +146,7 @@ def summary(
         "decode": config.decode,
         "split": config.split,
         "recordings": digests,
+        "recorded_by": {path.name: read_recording(path)[0].command for path in (config.data, *config.further)},
         "figures": figures(config, results, evidence)
         | {f"params{_key(system)}": model.num_parameters() for system, model in models.items()}
         | {f"flops_step{_key(system)}": model.flops().step for system, model in models.items()}

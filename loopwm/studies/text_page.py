@@ -244,11 +244,13 @@ def made_by(result: Result) -> list[str]:
     """The command."""
     seeds = ", ".join(map(str, result["seeds"]))
     how = "every predicted text read before the next action" if result.get("decode") else "imagined in latents"
+    recorded = [command for commands in result.get("recorded_by", {}).values() for command in commands.split(" && ")]
     return [
         f"Split `{result['split']}`, {result['updates']:,} updates, seed {seeds}, a beam of {result['beam']}, "
         f"{how}; 95% intervals over episodes. Made by:",
         "",
         "```bash no-run",
+        *recorded,
         result["command"],
         "```",
     ]
