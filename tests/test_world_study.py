@@ -15,12 +15,13 @@ from loopwm.studies.world import recording, run_world_study
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--preset", "debug", "--seeds", "0", "--steps", "1500", "--updates", "10", "--rate-updates", "4"]
+SAMPLE = ["--transitions", "150"]
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("worlds")
-    words = ["study", "world", "gym:CartPole-v1", *SMALL, "--batch", "8", "--rounds", "2", "--folder", str(folder)]
+    words = ["study", "world", "gym:CartPole-v1", *SMALL, *SAMPLE, "--batch", "8", "--rounds", "2", "--folder", str(folder)]
     assert main(words) == 0
     return folder / "gym-CartPole-v1.json"
 
@@ -30,6 +31,8 @@ def test_a_study_of_a_world_says_what_was_measured_and_how_to_repeat_it(result: 
     assert found["command"].startswith("loopwm study world gym:CartPole-v1 --preset debug --seeds 0 --steps 1500")
     assert found["data"]["transitions"] >= 1500
     assert found["data"]["observation"]["shape"] == [4]
+    # As many transitions as the study asks for, which are not those of the preset.
+    assert found["intervals"]["mse_looped"]["n"] == 150
     figures = found["figures"]
     assert figures["mse_looped_over_equal_flops"] == pytest.approx(
         found["intervals"]["mse_looped"]["mean"] / found["intervals"]["mse_equal_flops"]["mean"], rel=1e-3

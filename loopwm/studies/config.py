@@ -208,12 +208,15 @@ class WorldStudyConfig:
     """Transitions after which an episode is cut short; 0 takes the world's own limit."""
     hold: int = 1
     """Steps that each random action is kept for."""
-    updates: int = 800
+    updates: int = 500
     """Of every run."""
-    rate_updates: int = 150
+    rate_updates: int = 100
     """Of the short runs that the learning rates are picked by."""
     batch: int = 64
     """Windows per update; fewer where an observation has many tokens."""
+    transitions: int = 5000
+    """Test transitions that are predicted one step ahead, at most; rollouts are a tenth as many. Fewer where an
+    observation has many tokens, as they take longer."""
     rounds: int = 10
     """Turns of each system when training speed is measured."""
     recording_seed: int = 1
@@ -246,7 +249,7 @@ class WorldStudyConfig:
     def __post_init__(self) -> None:
         if not self.seeds:
             raise UserError("A study needs at least one seed; give --seeds.")
-        for option in ("steps", "hold", "updates", "rate_updates", "batch", "rounds"):
+        for option in ("steps", "hold", "updates", "rate_updates", "batch", "transitions", "rounds"):
             if getattr(self, option) < 1:
                 raise UserError(f"{option} must be at least 1, got {getattr(self, option)}.")
 
@@ -336,9 +339,9 @@ class CapacityStudyConfig:
     """Transitions recorded of each world, at least; what `loopwm study world` recorded there is used."""
     steps: int = 20_000
     """Transitions of each world that go into the mixture."""
-    updates: int = 800
+    updates: int = 500
     """Of every run."""
-    rate_updates: int = 150
+    rate_updates: int = 100
     """Of the short runs that the learning rates are picked by."""
     windows: int = 8
     """Windows of each world per update: the shared model sees this many of each at a time, on average."""

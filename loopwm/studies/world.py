@@ -40,10 +40,13 @@ def run_world_study(config: WorldStudyConfig) -> Path:
     """
     refuse_existing(config.result, "move it away or choose another file with --out")
     settings = preset(config.preset)
+    sample = replace(settings.evaluation, transitions=config.transitions, rollouts=max(1, config.transitions // 10))
+    settings = replace(settings, evaluation=sample)
     data = recording(config)
     base = replace(
         settings.config,
         data=data,
+        optim=replace(settings.config.optim, warmup=min(settings.config.optim.warmup, config.updates)),
         train=replace(settings.config.train, updates=config.updates, batch=config.batch),
     )
     with TerminalProgress("choosing learning rates", "update") as progress:
