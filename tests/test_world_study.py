@@ -12,6 +12,7 @@ from loopwm.errors import UserError
 from loopwm.studies import worlds_page
 from loopwm.studies.config import WorldStudyConfig
 from loopwm.studies.world import recording, run_world_study
+from loopwm.studies.worlds_page import Published
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--preset", "debug", "--seeds", "0", "--steps", "1500", "--updates", "10", "--rate-updates", "4"]
@@ -21,7 +22,19 @@ SAMPLE = ["--transitions", "150"]
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("worlds")
-    words = ["study", "world", "gym:CartPole-v1", *SMALL, *SAMPLE, "--batch", "8", "--rounds", "2", "--folder", str(folder)]
+    words = [
+        "study",
+        "world",
+        "gym:CartPole-v1",
+        *SMALL,
+        *SAMPLE,
+        "--batch",
+        "8",
+        "--rounds",
+        "2",
+        "--folder",
+        str(folder),
+    ]
     assert main(words) == 0
     return folder / "gym-CartPole-v1.json"
 
@@ -52,7 +65,7 @@ def test_the_page_shows_the_worst_case_against_controls(result: Path) -> None:
     ratios = [model[k] / min(curve[k] for curve in curves.values()) for k in range(10)]
     assert found["figures"]["control_ratio_10"] == pytest.approx(max(ratios))
     assert worlds_page.control_ratio(found, 5) == pytest.approx(ratios[4])
-    text = worlds_page.page(worlds_page.read_results(result.parent))
+    text = worlds_page.page(Published({"gym-CartPole-v1": found}))
     assert f"{ratios[4]:.3f} | {ratios[9]:.3f} |" in text
     assert found["command"] in text
 
@@ -71,13 +84,24 @@ def test_a_finished_study_is_not_overwritten(result: Path) -> None:
         run_world_study(WorldStudyConfig("gym:CartPole-v1", folder=result.parent))
 
 
-@pytest.mark.skipif(not list((ROOT / "results" / "worlds").glob("*.json")), reason="no world has been published yet")
 def test_the_page_on_worlds_shows_the_stored_results() -> None:
-    text = (ROOT / "docs" / "worlds.md").read_text()
-    shared = worlds_page.read_shared(ROOT / "results" / "capacity.json")
-    assert worlds_page.page(worlds_page.read_results(ROOT / "results" / "worlds"), shared) in text
+    assert worlds_page.page(Published.read(ROOT / "results")) in (ROOT / "docs" / "worlds.md").read_text()
+
+
+def test_what_recording_and_reading_cost_is_on_the_page() -> None:
+    one = {"world": "fluid", "recorded_per_s": 1234.4, "ratio": 0.871, "ratio_low": 0.85, "ratio_high": 0.9}
+    waits = {"world": "billiards-pixels", "batch": 16, "update": 81.2, "share": 0.0123, "share_not_read_ahead": 0.2}
+    store = {"images_bytes": 8e9, "limit_bytes": 2**31, "peak_own_bytes": 2**29}
+    made = {"command": "python benchmarks/some.py", "processor": "a CPU, 1 torch thread"}
+    found = Published({}, None, {"worlds": [one]} | made, {"worlds": [waits]} | made, store | made)
+    text = "\n".join(worlds_page.data(found))
+    assert "| fluid | 1,234 | 0.87 (0.85 to 0.90) |" in text
+    assert "| billiards-pixels | 16 | 81 ms | 1.23% | 20.00% |" in text
+    assert "8.0 GB of images" in text and "2 GiB of its own memory, needed at most 0.50 GiB" in text
+    assert text.count("Made by `python benchmarks/some.py` on a CPU, 1 torch thread.") == 3
+    assert worlds_page.data(Published({})) == []
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There are no results in"):
-        worlds_page.read_results(tmp_path)
+        Published.read(tmp_path)

@@ -1,7 +1,7 @@
-"""docs/worlds.md from the results of `loopwm study world`, one JSON each, and of `loopwm study capacity`, so that no
-number there is typed by hand.
+"""docs/worlds.md from what is stored in results/, so that no number there is typed by hand: of `loopwm study world`,
+one JSON each, of `loopwm study capacity`, and of the benchmarks of recording and reading.
 
-python -m loopwm.studies.worlds_page results/worlds results/capacity.json docs/worlds.md
+python -m loopwm.studies.worlds_page results docs/worlds.md
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,45 @@ from loopwm.errors import UserError
 from loopwm.studies.markdown import interval_text, rewrite
 
 
-def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name -> content of every result in `folder`, by name.
+@dataclass(frozen=True)
+class Published:
+    """What is stored; None where there is nothing yet.
 
-    Raises:
-        UserError: there is none.
+    Attributes:
+        worlds: name -> result of `loopwm study world`, by name. capacity: of `loopwm study capacity`.
+        recording, waiting, store: of benchmarks/recording_speed.py, data_waiting.py and large_store.py.
     """
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    if not found:
-        raise UserError(
-            f"There are no results in {folder}; make one with: loopwm study world NAME --out {folder}/NAME.json"
-        )
-    return found
+
+    worlds: dict[str, dict[str, Any]]
+    capacity: dict[str, Any] | None = None
+    recording: dict[str, Any] | None = None
+    waiting: dict[str, Any] | None = None
+    store: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Published:
+        """From results/.
+
+        Raises:
+            UserError: there is no world.
+        """
+        worlds = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "worlds").glob("*.json"))}
+        if not worlds:
+            raise UserError(
+                f"There are no results in {folder / 'worlds'}; make one with: loopwm study world NAME --out "
+                f"{folder / 'worlds' / 'NAME.json'}"
+            )
+        names = ("capacity", "recording-speed", "data-waiting", "large-store")
+        others = (folder / f"{name}.json" for name in names)
+        return cls(worlds, *(json.loads(path.read_text()) if path.is_file() else None for path in others))
 
 
-def read_shared(path: Path) -> dict[str, Any] | None:
-    """The result of the capacity study; None if there is none yet."""
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def page(results: dict[str, dict[str, Any]], shared: dict[str, Any] | None = None) -> str:
-    """All tables; `shared` is the result of the capacity study, if there is one."""
-    tables = [errors(results), controls(results), depths(results), loops(results), sizes(results), made_by(results)]
-    return "\n\n".join(tables if shared is None else [*tables, capacity(shared)])
+def page(found: Published) -> str:
+    """All tables."""
+    tables = [part(found.worlds) for part in (errors, controls, depths, loops, sizes, made_by)]
+    if found.capacity is not None:
+        tables.append(capacity(found.capacity))
+    return "\n\n".join([*tables, *data(found)])
 
 
 def errors(results: dict[str, dict[str, Any]]) -> str:
@@ -223,10 +240,48 @@ def _capacity_depths(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def data(found: Published) -> list[str]:
+    """How fast worlds are recorded, and what reading costs."""
+    parts = (
+        [] if found.recording is None and found.waiting is None and found.store is None else ["### Recording, reading"]
+    )
+    if found.recording is not None:
+        lines = ["| world | transitions/s recorded | over the bare engine loop's |", "|---|---|---|"]
+        for one in found.recording["worlds"]:
+            ratio = f"{one['ratio']:.2f} ({one['ratio_low']:.2f} to {one['ratio_high']:.2f})"
+            lines.append(f"| {one['world']} | {one['recorded_per_s']:,.0f} | {ratio} |")
+        parts.append("\n".join(lines))
+        parts.append(
+            "One process, in processor time, in turns; in brackets 10% and 90% of the rounds. The bare loop steps the "
+            "same episodes and keeps nothing. " + _made(found.recording)
+        )
+    if found.waiting is not None:
+        lines = [
+            "| training on | windows | an update | of it waiting for data | not read ahead |",
+            "|---|---|---|---|---|",
+        ]
+        for one in found.waiting["worlds"]:
+            shares = f"{100 * one['share']:.2f}% | {100 * one['share_not_read_ahead']:.2f}%"
+            lines.append(f"| {one['world']} | {one['batch']} | {one['update']:.0f} ms | {shares} |")
+        parts += ["\n".join(lines), _made(found.waiting)]
+    if found.store is not None:
+        one = found.store
+        parts.append(
+            f"Training on a store of {one['images_bytes'] / 1e9:.1f} GB of images, in a process that is held to "
+            f"{one['limit_bytes'] / 2**30:.0f} GiB of its own memory, needed at most "
+            f"{one['peak_own_bytes'] / 2**30:.2f} GiB of it. " + _made(one)
+        )
+    return parts
+
+
+def _made(result: dict[str, Any]) -> str:
+    return f"Made by `{result['command']}` on {result['processor']}."
+
+
 def main(arguments: list[str]) -> None:
-    """FOLDER CAPACITY FILE"""
-    folder, shared, document = map(Path, arguments)
-    rewrite(document, page(read_results(folder), read_shared(shared)))
+    """FOLDER FILE"""
+    folder, document = map(Path, arguments)
+    rewrite(document, page(Published.read(folder)))
     print(f"Written: {document}")
 
 
