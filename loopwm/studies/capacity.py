@@ -150,7 +150,14 @@ def chosen_rates(plan: Plan) -> dict[str, RateChoice]:
     config, folder = plan.config, plan.config.folder / "rates"
     with TerminalProgress("choosing learning rates", "update") as progress:
         picked = pick_rates(
-            plan.base, folder / "shared", plan.rates, config.rate_updates, progress, config.command, SYSTEMS
+            plan.base,
+            folder / "shared",
+            plan.rates,
+            config.rate_updates,
+            progress,
+            config.command,
+            SYSTEMS,
+            by="open_loop",
         )
         choices = {name: picked[system] for name, system in SHARED.items()}
         for kind in (EACH, PARTS):
@@ -164,6 +171,7 @@ def chosen_rates(plan: Plan) -> dict[str, RateChoice]:
                     progress,
                     config.command,
                     ("looped",),
+                    by="open_loop",
                 )["looped"]
     return choices
 

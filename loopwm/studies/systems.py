@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from loopwm.errors import LoopwmError
 from loopwm.model.config import SYSTEMS, System
@@ -42,13 +43,15 @@ def pick_rates(
     progress: Progress,
     again: str,
     systems: Sequence[System] = SYSTEMS,
+    by: Literal["one_step", "open_loop"] = "one_step",
 ) -> dict[System, RateChoice]:
-    """The learning rate of each system with the lowest one-step error on validation after short runs.
+    """The learning rate of each system with the lowest error on validation after short runs.
 
     Args:
         folder: where the short runs go.
         rates: the grid, the same for every system; a single one is taken without a run.
         updates: length of a short run.
+        by: the error that decides, one step ahead or imagined over ten.
 
     Raises:
         LoopwmError: every rate of a system diverged.
@@ -62,7 +65,7 @@ def pick_rates(
     train_all(jobs, progress, again=again, may_diverge=True)
     choices: dict[System, RateChoice] = {}
     for system in systems:
-        errors = {rate: _validation_error(runs[system, rate]) for rate in rates}
+        errors = {rate: _validation_error(runs[system, rate], by) for rate in rates}
         best = min(errors, key=lambda rate: errors[rate])
         if errors[best] == math.inf:
             raise LoopwmError(f"Every learning rate of {rates} diverged for {system}; lower the grid of the preset.")
@@ -75,9 +78,9 @@ def rate_run(folder: Path, system: System, rate: float) -> Path:
     return folder / f"{system}-lr{rate:g}"
 
 
-def _validation_error(run: Path) -> float:
-    """One-step error of a finished run; infinite if it diverged."""
+def _validation_error(run: Path, by: str) -> float:
+    """An error of a finished run; infinite if it diverged."""
     from loopwm.train.trainer import finished
 
     result = finished(run)
-    return result.validation["one_step"] if result is not None else math.inf
+    return result.validation[by] if result is not None else math.inf

@@ -50,7 +50,16 @@ def run_world_study(config: WorldStudyConfig) -> Path:
         train=replace(settings.config.train, updates=config.updates, batch=config.batch),
     )
     with TerminalProgress("choosing learning rates", "update") as progress:
-        choices = pick_rates(base, config.home / "rates", settings.rates, config.rate_updates, progress, config.command)
+        choices = pick_rates(
+            base,
+            config.home / "rates",
+            settings.rates,
+            config.rate_updates,
+            progress,
+            config.command,
+            # The rate that is ahead one step ahead after a hundred updates made imagined walkers fall apart.
+            by="open_loop",
+        )
     folders: dict[System, list[Path]] = {
         system: [config.home / f"{system}-seed{seed}" for seed in config.seeds] for system in SYSTEMS
     }
