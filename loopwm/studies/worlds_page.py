@@ -151,15 +151,16 @@ def sizes(results: dict[str, dict[str, Any]]) -> str:
     lines = [
         "### Size and speed",
         "",
-        "| world | observation | transitions | parameters: looped, equal FLOPs | MFLOPs per step | updates/s over the "
-        "equal-FLOP stack's |",
-        "|---|---|---|---|---|---|",
+        "| world | observation | transitions | updates | parameters: looped, equal FLOPs | MFLOPs per step | updates/s "
+        "over the equal-FLOP stack's |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
         f, seen = result["figures"], result["data"]["observation"]
         shape = " x ".join(map(str, seen["shape"]))
         lines.append(
-            f"| {name} | {seen['kind']} {shape} | {result['data']['transitions']:,} | {f['params_looped']:,}, "
+            f"| {name} | {seen['kind']} {shape} | {result['data']['transitions']:,} | {result['updates']:,} of "
+            f"{result['config']['train']['batch']} windows | {f['params_looped']:,}, "
             f"{f['params_equal_flops']:,} | {f['flops_step_looped'] / 1e6:.2f} | {f['updates_per_s_ratio']:.2f} |"
         )
     return "\n".join(lines)
