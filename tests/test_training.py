@@ -26,7 +26,7 @@ from loopwm.errors import LoopwmError, UserError
 from loopwm.model.config import SYSTEMS, ExitConfig, ModelConfig
 from loopwm.model.encoders import EntityEncoder
 from loopwm.model.world_model import WorldModel
-from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint
+from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint, world_weights
 from loopwm.train.config import OptimConfig
 from loopwm.train.hardware import has_bfloat16
 from loopwm.train.journal import read_config, read_log
@@ -128,6 +128,19 @@ def test_a_loaded_run_predicts_what_the_trainer_averaged(trained: Path) -> None:
     assert not torch.equal(
         load(trained, "model").core.prelude.from_latent.weight, stored["core.prelude.from_latent.weight"]
     )
+
+
+def test_a_checkpoint_from_before_heads_knew_units_is_read_as_it_was(trained: Path, tmp_path: Path) -> None:
+    stored = read_checkpoint(trained / NAME)
+    units = ("reward_head.mean", "reward_head.std")
+    older = {name: tensor for name, tensor in stored.tensors.items() if not name.endswith(units)}
+    assert len(older) == len(stored.tensors) - 4
+    save_checkpoint(tmp_path / NAME, stored.blueprint, older, stored.state)
+    now, then, latents = load(trained), load(tmp_path), torch.randn(5, 6, stored.blueprint.model.width)
+    mean, std = (stored.tensors[f"ema.{name}"] for name in units)
+    torch.testing.assert_close(now.decode(latents).reward, mean + std * then.decode(latents).reward)
+    # Nothing is added to it, so that what was said of its weights still holds.
+    assert set(world_weights(then)) == {name[4:] for name in older if name.startswith("ema.")}
 
 
 def test_the_configuration_beside_the_run_is_accepted_back(trained: Path, billiards_store: Path) -> None:

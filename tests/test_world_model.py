@@ -54,6 +54,23 @@ def some(
     return observations, torch.randn(batch, steps, action.size)
 
 
+# ---- units ----
+
+
+def test_rewards_are_read_out_in_the_unit_of_the_training_rewards() -> None:
+    """Where every step costs 1 but for a rare one, a young model is about right, and errors are of a usual size."""
+    torch.manual_seed(0)
+    rare = replace(statistics(ENTITIES, PUSH), reward_mean=-0.99, reward_std=0.015)
+    model = WorldModel(ModelConfig(width=16, heads=2), ENTITIES, PUSH, rare)
+    latents = torch.randn(50, 6, 16)
+    reward = model.decode(latents).reward.detach()
+    torch.testing.assert_close(reward, -0.99 + 0.015 * model.reward_head.read(latents.mean(-2))[..., 0])
+    assert float((reward + 1).abs().max()) < 0.1
+    model.reward_head.forget_units()
+    torch.testing.assert_close(model.decode(latents).reward, model.reward_head.read(latents.mean(-2))[..., 0])
+    assert not [name for name in model.state_dict() if name in ("reward_head.mean", "reward_head.std")]
+
+
 # ---- sizes and costs ----
 
 

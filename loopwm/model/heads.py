@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from loopwm.data.statistics import Statistics
 from loopwm.model.accounting import linear_flops
 from loopwm.model.config import ModelConfig
 from loopwm.model.images import ConvHead, PatchHead
@@ -69,6 +71,30 @@ class ScalarHead(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return self.read(h.mean(-2))[..., 0]
+
+
+class RewardHead(ScalarHead):
+    """The same in standard deviations of the training rewards, given back in the world's own unit.
+
+    Its errors are measured in them too. If it read out rewards as they are, where all but a few are alike, the noise of
+    a young reading would be dozens of them large, and nothing else would be learned.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
+        super().__init__(config)
+        self.register_buffer("mean", torch.tensor(statistics.reward_mean))
+        self.register_buffer("std", torch.tensor(statistics.reward_std))
+
+    def forward(self, h: Tensor) -> Tensor:
+        reward = super().forward(h)
+        return reward if self.mean is None or self.std is None else self.mean + self.std * reward
+
+    def forget_units(self) -> None:
+        """Read out rewards as they are, as heads did before they knew units; then the weights are all there is."""
+        self.mean = self.std = None
 
 
 class SummaryHead(nn.Module):

@@ -17,7 +17,7 @@ from loopwm.model.core import LoopedCore
 from loopwm.model.encoders import action_encoder, observation_encoder
 from loopwm.model.exits import Exit, exit_for
 from loopwm.model.gate import Gate
-from loopwm.model.heads import Prediction, ScalarHead, SummaryHead, observation_head
+from loopwm.model.heads import Prediction, RewardHead, ScalarHead, SummaryHead, observation_head
 from loopwm.model.text.head import TextHead
 from loopwm.model.text.writing import write
 from loopwm.model.trace import Trace
@@ -62,7 +62,7 @@ class WorldModel(nn.Module):
         self.action_encoder = action_encoder(config, action, observation)
         self.core = new_core(config)
         self.observation_head = observation_head(config, observation)
-        self.reward_head = ScalarHead(config)
+        self.reward_head = RewardHead(config, statistics)
         self.continue_head = ScalarHead(config)
         # Last, so that with it or without it the other weights begin alike.
         self.summary_head = SummaryHead(config) if config.summary else None
