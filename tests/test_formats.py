@@ -231,7 +231,7 @@ def test_damaged_files_are_refused(tmp_path: Path, billiards_store: Path) -> Non
     folder = logs(tmp_path / "logs", 2)
     whole = (folder / "run001.npz").read_bytes()
     (folder / "run001.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"run001\.npz cannot be read as an \.npz file"):
+    with pytest.raises(UserError, match=r"run001\.npz: this cannot be read as an \.npz file"):
         open_source(folder)
     source = open_source(billiards_store)
     write_source(tmp_path / "x.parquet", source.meta, source.episodes())
@@ -283,7 +283,7 @@ def test_all_that_is_wrong_is_reported(tmp_path: Path, capsys: pytest.CaptureFix
     assert "run902.npz: An episode of L >= 1 transitions holds L + 1 observations" in told
     assert "run903.npz: Step 0 of the episode" in told
     assert "run904.npz: the last observation is the one before it again" in told
-    assert "has 5 problem(s)" in told
+    assert "has 5 problem(s); 30 episodes are fine" in told
 
 
 def test_impossible_actions_are_reported(tmp_path: Path) -> None:
@@ -298,6 +298,10 @@ def test_impossible_actions_are_reported(tmp_path: Path) -> None:
     write_source(tmp_path / "x.h5", meta, episodes)
     problems = [one for one in check(open_source(tmp_path / "x.h5")).problems if "action" in one]
     assert len(problems) == 1 and "episode 1: the action of step 0 is [1.5, 1.5]" in problems[0]
+    far = replace(meta, action=ActionSpec("continuous", 2, (-1000.0, -1000.0), (0.0, 0.0)))
+    edge = [replace(episodes[0], actions=np.full((3, 2), -1000.0001, np.float32))]
+    write_source(tmp_path / "far.h5", far, edge)
+    assert not any("action" in one for one in check(open_source(tmp_path / "far.h5")).problems)
     write_source(
         tmp_path / "y.h5", replace(meta, action=ActionSpec("multi-discrete", 3, (0.0, 0.0), (1.0, 0.0))), episodes
     )
