@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwm.cli import main
+from loopwm.data import inspection
 from loopwm.data.checks import check
 from loopwm.data.episode import Episode
 from loopwm.data.formats.recording import as_store
@@ -318,6 +319,12 @@ def test_what_a_recording_holds_is_told_and_drawn(
         assert f"{int(store.terminated.sum())} of them terminated" in told
     assert "label impulse" in told and "entities 6 x 5" in told
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_drawing_of_very_many_columns_shows_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "PANELS", 3)
+    inspection.draw(inspection.inspect(open_source(logs(tmp_path / "logs", 2))), tmp_path / "x.svg")
+    assert "the first 3 of 6 columns" in (tmp_path / "x.svg").read_text()
 
 
 def test_splits_are_written_apart_and_are_those_of_training(tmp_path: Path, billiards_store: Path) -> None:

@@ -201,6 +201,12 @@ def test_recording_stops_after_the_episode_that_reaches_the_steps_asked_for(tmp_
     assert seen[-1] == (400, 400)
 
 
+def test_fewer_steps_than_asked_for_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["collect", "gym:CartPole-v1", "--steps", "5000", "--workers", "1", "--episodes"]
+    assert main([*words, "2", "--out", str(tmp_path / "few.h5")]) == 0
+    assert "Fewer than 5000 transitions: that many need more than --episodes 2." in capsys.readouterr().out
+
+
 def test_stored_episodes_replay_in_the_environment_and_keep_time_limits_apart_from_endings(tmp_path: Path) -> None:
     collect(CollectConfig("gym:CartPole-v1", episodes=6, max_steps=12, workers=1), tmp_path / "cart.h5")
     env = made("CartPole-v1", 12)
