@@ -53,19 +53,26 @@ class Several(Echo):
         super().__init__(spaces.Dict(parts), spaces.MultiDiscrete([2, 3], start=[0, 5]))
 
 
+def stacked() -> gymnasium.Env:
+    return FrameStackObservation(Echo(BOX, BOX), 2)
+
+
 def fails() -> gymnasium.Env:
     raise RuntimeError("no licence")
+
+
+def needs(level: int) -> gymnasium.Env:
+    return Several()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
     gymnasium.register("test/Several-v0", f"{__name__}:Several", max_episode_steps=9)
     gymnasium.register("test/Endless-v0", f"{__name__}:Several")
-    gymnasium.register("test/Stack-v0", lambda: FrameStackObservation(Echo(BOX, BOX), 2), max_episode_steps=9)
-    gymnasium.register("test/Fails-v0", fails)
-    gymnasium.register("test/Needs-v0", lambda level: Several())
+    for name in ("stacked", "fails", "needs"):
+        gymnasium.register(f"test/{name.capitalize()}-v0", f"{__name__}:{name}", max_episode_steps=9)
     yield
-    for name in ("Several", "Endless", "Stack", "Fails", "Needs"):
+    for name in ("Several", "Endless", "Stacked", "Fails", "Needs"):
         del gymnasium.registry[f"test/{name}-v0"]
 
 
@@ -164,7 +171,7 @@ def test_an_environment_that_cannot_be_made_says_why(name: str) -> None:
 
 def test_names_are_those_of_the_space_that_is_flattened(tmp_path: Path) -> None:
     # Of the wrapper around it, and not of the environment itself.
-    collect(CollectConfig("gym:test/Stack-v0", episodes=1, workers=1), tmp_path / "stack.h5")
+    collect(CollectConfig("gym:test/Stacked-v0", episodes=1, workers=1), tmp_path / "stack.h5")
     with Store.open(tmp_path / "stack.h5") as store:
         assert store.meta.observation.names == tuple(f"feature{i}" for i in range(6))
 

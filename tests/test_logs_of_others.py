@@ -230,7 +230,7 @@ def test_minari_images_have_their_channels_last_and_several_choices_are_an_index
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), np.uint8)
     for name, act in (
         ("both", gymnasium.spaces.MultiBinary(2)),
-        ("table", gymnasium.spaces.MultiDiscrete([[2], [2]], start=[[1], [1]])),
+        ("table", gymnasium.spaces.MultiDiscrete(np.full((2, 1), 2), start=np.ones((2, 1), np.int64))),
     ):
         acted = np.array([[0, 1], [1, 1]]) + (name == "table")
         buffer = EpisodeBuffer(
