@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +31,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         aside = Path(name)
         yield aside
         # mkstemp makes files private; the finished file should follow the user's umask instead.
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o666 & ~umask)
+        aside.chmod(0o666 & ~_umask())
         with aside.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(aside, path)
@@ -44,6 +43,36 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which does not exist; on success it becomes `path`, on any error it is
+    removed.
+
+    Raises:
+        LoopwmError: the disk refused (no space left, read-only).
+    """
+    aside: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield aside
+        aside.chmod(0o777 & ~_umask())
+        aside.rename(path)
+    except OSError as error:
+        raise LoopwmError(
+            f"Could not write {path}: {error.strerror or error}; free some space or choose another folder."
+        ) from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def claim(file: IO[Any], taken: str) -> None:

@@ -6,20 +6,23 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from typing import TypeVar
 
 Advance = Callable[[int, int], None]
 """Called with (units done, units in total) after each unit of a long job."""
 
+Unit = TypeVar("Unit")
+
 
 @contextmanager
-def deferred_interrupt() -> Iterator[threading.Event]:
+def deferred_interrupt(harmless: Callable[[], bool] = lambda: True) -> Iterator[threading.Event]:
     """An event that Ctrl-C or SIGTERM sets instead of interrupting whatever happens to run.
 
-    Long jobs look at it between two units of work. A second signal interrupts at once. Outside the main thread, where
-    Python delivers no signals, the event is never set.
+    Long jobs look at it between two units of work. A second signal interrupts at once, if `harmless` says that this
+    does no harm at the moment. Outside the main thread, where Python delivers no signals, the event is never set.
     """
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -27,7 +30,7 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         return
 
     def ask(number: int, frame: object) -> None:
-        if stopped.is_set():
+        if stopped.is_set() and harmless():
             raise KeyboardInterrupt
         stopped.set()
 
@@ -37,6 +40,32 @@ def deferred_interrupt() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interrupted_between(units: Iterable[Unit]) -> Iterator[Iterator[Unit]]:
+    """The same units, for somebody whom an interrupt would harm: KeyboardInterrupt comes between two of them, or when
+    the block is left. A second signal does not wait for the next unit to be made."""
+    making = threading.Event()
+    with deferred_interrupt(making.is_set) as stopped:
+
+        def remaining() -> Iterator[Unit]:
+            source = iter(units)
+            while True:
+                making.set()
+                try:
+                    unit = next(source)
+                except StopIteration:
+                    return
+                finally:
+                    making.clear()
+                if stopped.is_set():
+                    raise KeyboardInterrupt
+                yield unit
+
+        yield remaining()
+        if stopped.is_set():
+            raise KeyboardInterrupt
 
 
 def end_with_parent() -> None:

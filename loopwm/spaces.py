@@ -124,6 +124,11 @@ def channel_names(channels: int) -> tuple[str, ...]:
     return known.get(channels, tuple(f"channel{i}" for i in range(channels)))
 
 
+def channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether an image of this shape seems to be (C, H, W) instead of (H, W, C)."""
+    return shape[0] in (1, 3, 4) and shape[-1] not in (1, 3, 4)
+
+
 @dataclass(frozen=True)
 class ActionSpec:
     """An action: `continuous` (A,) float32, `discrete` with `size` choices stored as one index, `multi-discrete`,

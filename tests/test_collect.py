@@ -129,7 +129,7 @@ class Fragile(gymnasium.Env):
         if self._steps == 4:
             if self._failure == "raises":
                 raise ZeroDivisionError("the engine blew up")
-            observation = np.full(2, np.nan) if self._failure == "NaN" else np.zeros(3)
+            observation = {"NaN": np.full(2, np.nan), "shape": np.zeros(3), "number": np.zeros(())}[self._failure]
         return observation, 0.0, False, self._steps >= 6, {}
 
 
@@ -138,7 +138,8 @@ class Fragile(gymnasium.Env):
     [
         ("raises", "ZeroDivisionError: the engine blew up"),
         ("NaN", "Step 4 of the episode with seed .* has observation that is NaN or infinite"),
-        ("shape", "ValueError"),
+        ("shape", r"an observation has shape \(3,\), and the observation space says \(2,\)"),
+        ("number", r"an observation has shape \(\), and the observation space says \(2,\)"),
     ],
 )
 def test_a_failing_episode_is_reported_with_its_seed(

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwm.cli import main
+from loopwm.data import inspection
 from loopwm.data.checks import check
 from loopwm.data.episode import Episode
 from loopwm.data.formats.recording import as_store
@@ -231,7 +232,7 @@ def test_damaged_files_are_refused(tmp_path: Path, billiards_store: Path) -> Non
     folder = logs(tmp_path / "logs", 2)
     whole = (folder / "run001.npz").read_bytes()
     (folder / "run001.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"run001\.npz cannot be read as an \.npz file"):
+    with pytest.raises(UserError, match=r"run001\.npz: this cannot be read as an \.npz file"):
         open_source(folder)
     source = open_source(billiards_store)
     write_source(tmp_path / "x.parquet", source.meta, source.episodes())
@@ -283,7 +284,7 @@ def test_all_that_is_wrong_is_reported(tmp_path: Path, capsys: pytest.CaptureFix
     assert "run902.npz: An episode of L >= 1 transitions holds L + 1 observations" in told
     assert "run903.npz: Step 0 of the episode" in told
     assert "run904.npz: the last observation is the one before it again" in told
-    assert "has 5 problem(s)" in told
+    assert "has 5 problem(s); 30 episodes are fine" in told
 
 
 def test_impossible_actions_are_reported(tmp_path: Path) -> None:
@@ -298,6 +299,10 @@ def test_impossible_actions_are_reported(tmp_path: Path) -> None:
     write_source(tmp_path / "x.h5", meta, episodes)
     problems = [one for one in check(open_source(tmp_path / "x.h5")).problems if "action" in one]
     assert len(problems) == 1 and "episode 1: the action of step 0 is [1.5, 1.5]" in problems[0]
+    far = replace(meta, action=ActionSpec("continuous", 2, (-1000.0, -1000.0), (0.0, 0.0)))
+    edge = [replace(episodes[0], actions=np.full((3, 2), -1000.0001, np.float32))]
+    write_source(tmp_path / "far.h5", far, edge)
+    assert not any("action" in one for one in check(open_source(tmp_path / "far.h5")).problems)
     write_source(
         tmp_path / "y.h5", replace(meta, action=ActionSpec("multi-discrete", 3, (0.0, 0.0), (1.0, 0.0))), episodes
     )
@@ -314,6 +319,12 @@ def test_what_a_recording_holds_is_told_and_drawn(
         assert f"{int(store.terminated.sum())} of them terminated" in told
     assert "label impulse" in told and "entities 6 x 5" in told
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_drawing_of_very_many_columns_shows_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "PANELS", 3)
+    inspection.draw(inspection.inspect(open_source(logs(tmp_path / "logs", 2))), tmp_path / "x.svg")
+    assert "the first 3 of 6 columns" in (tmp_path / "x.svg").read_text()
 
 
 def test_splits_are_written_apart_and_are_those_of_training(tmp_path: Path, billiards_store: Path) -> None:

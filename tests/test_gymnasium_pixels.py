@@ -15,8 +15,10 @@ from loopwm.data.collect import collect
 from loopwm.data.config import CollectConfig
 from loopwm.data.store import Store
 from loopwm.envs.gymnasium_pixels import Resized, drawn, split_size
+from loopwm.envs.gymnasium_worlds import own_world
 from loopwm.envs.registry import find_world
 from loopwm.errors import UserError
+from loopwm.spaces import ObservationSpec
 
 SHAPES = {"Colour": (40, 60, 3), "Leading": (3, 32, 32), "Stack": (16, 16, 5)}
 
@@ -82,6 +84,11 @@ def test_images_are_recorded_as_images(tmp_path: Path, world: str, shape: tuple,
         assert store.episode(1).observations.dtype == np.uint8
         assert store.ep_len.tolist() == [6, 6]
         assert store.meta.command.startswith(f"loopwm collect {world} ")
+
+
+def test_an_environment_of_ones_own_may_show_images(tmp_path: Path) -> None:
+    meta = collect(CollectConfig(episodes=2, workers=1), tmp_path / "x.h5", world=own_world(Noise, max_steps=4))
+    assert meta.observation == ObservationSpec("image", (64, 64, 3), ("red", "green", "blue"))
 
 
 def test_scaling_down_takes_the_mean_of_the_area_and_puts_channels_last() -> None:

@@ -10,17 +10,21 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation
 
 from loopwm.cli import main
 from loopwm.data.collect import collect
 from loopwm.data.config import CollectConfig
 from loopwm.data.store import Store
+from loopwm.envs import mujoco_labels
 from loopwm.envs.gymnasium_worlds import adapted, feature_names, made
 from loopwm.envs.registry import find_world
 from loopwm.errors import UserError
 from loopwm.evaluate.controls import encoded
 from loopwm.spaces import ActionSpec
 from loopwm.train.checkpoint import load
+
+BOX = spaces.Box(-1, 1, (3,), np.float32)
 
 
 class Echo(gymnasium.Env[Any, Any]):
@@ -49,16 +53,29 @@ class Several(Echo):
         super().__init__(spaces.Dict(parts), spaces.MultiDiscrete([2, 3], start=[0, 5]))
 
 
+def stacked() -> gymnasium.Env:
+    return FrameStackObservation(Echo(BOX, BOX), 2)
+
+
+def fails() -> gymnasium.Env:
+    raise RuntimeError("no licence")
+
+
+def needs(level: int) -> gymnasium.Env:
+    return Several()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
     gymnasium.register("test/Several-v0", f"{__name__}:Several", max_episode_steps=9)
     gymnasium.register("test/Endless-v0", f"{__name__}:Several")
+    for name in ("stacked", "fails", "needs"):
+        gymnasium.register(f"test/{name.capitalize()}-v0", f"{__name__}:{name}", max_episode_steps=9)
     yield
-    for name in ("test/Several-v0", "test/Endless-v0"):
-        del gymnasium.registry[name]
+    for name in ("Several", "Endless", "Stacked", "Fails", "Needs"):
+        del gymnasium.registry[f"test/{name}-v0"]
 
 
-BOX = spaces.Box(-1, 1, (3,), np.float32)
 SEEN = [
     BOX,
     spaces.Box(0, 5, (2, 2), np.int64),
@@ -120,6 +137,10 @@ def test_choices_are_read_as_one_hot_parts() -> None:
     ("seen", "act", "words"),
     [
         (spaces.Sequence(BOX), BOX, "a space of varying size (Sequence)"),
+        (spaces.OneOf([BOX, spaces.Discrete(2)]), BOX, "a space of varying size (OneOf)"),
+        (spaces.Dict({"a": BOX, "b": spaces.Tuple([spaces.Text(4)])}), BOX, "a space of varying size (Text 'b.0')"),
+        (spaces.Dict(), BOX, "an empty space"),
+        (BOX, spaces.Box(-1, 1, (0,)), "only Box, Discrete, MultiDiscrete and MultiBinary"),
         (BOX, spaces.Dict({"a": BOX}), "only Box, Discrete, MultiDiscrete and MultiBinary"),
     ],
 )
@@ -138,6 +159,32 @@ def test_an_unregistered_id_is_answered_with_the_nearest() -> None:
         find_world("gym:Zzzzzzzzzz-v0")
     with pytest.raises(UserError, match="cannot be imported"):
         find_world("gym:no_such_package:Thing-v0")
+    with pytest.raises(UserError, match="did you mean CartPole-v1"):
+        find_world("gym:gymnasium:CartPoll-v1")
+
+
+@pytest.mark.parametrize("name", ["test/Fails-v0", "test/Needs-v0", "a:b:c"])
+def test_an_environment_that_cannot_be_made_says_why(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^{name} cannot be made \((RuntimeError: no licence|TypeError|ValueError)"):
+        find_world(f"gym:{name}")
+
+
+def test_names_are_those_of_the_space_that_is_flattened(tmp_path: Path) -> None:
+    # Of the wrapper around it, and not of the environment itself.
+    collect(CollectConfig("gym:test/Stacked-v0", episodes=1, workers=1), tmp_path / "stack.h5")
+    with Store.open(tmp_path / "stack.h5") as store:
+        assert store.meta.observation.names == tuple(f"feature{i}" for i in range(6))
+
+
+def test_an_engine_without_its_library_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
+
+    monkeypatch.setattr(mujoco_labels.importlib, "import_module", broken)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    for name in ("gym:HalfCheetah-v5", "gym:HalfCheetah-v5@64", "dmc:cartpole-swingup"):
+        with pytest.raises(UserError, match=r"with MUJOCO_GL=egl .*eglQueryString.* apt-get install libegl1"):
+            find_world(name)
 
 
 def test_an_environment_without_a_limit_asks_for_one(tmp_path: Path) -> None:
@@ -159,6 +206,12 @@ def test_recording_stops_after_the_episode_that_reaches_the_steps_asked_for(tmp_
         assert one.num_transitions >= 400 > one.num_transitions - one.ep_len[-1]
         assert one.meta.command.endswith("--steps 400 --max-steps 500 --seed 2")
     assert seen[-1] == (400, 400)
+
+
+def test_fewer_steps_than_asked_for_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["collect", "gym:CartPole-v1", "--steps", "5000", "--workers", "1", "--episodes"]
+    assert main([*words, "2", "--out", str(tmp_path / "few.h5")]) == 0
+    assert "Fewer than 5000 transitions: that many need more than --episodes 2." in capsys.readouterr().out
 
 
 def test_stored_episodes_replay_in_the_environment_and_keep_time_limits_apart_from_endings(tmp_path: Path) -> None:

@@ -197,6 +197,13 @@ def test_a_choice_that_does_not_exist_is_refused(cartpole: Path) -> None:
         env.step(2)
 
 
+def test_many_worlds_need_an_action_each(cartpole: Path) -> None:
+    env = WorldModelVectorEnv.from_run(cartpole, 2)
+    env.reset(seed=0)
+    with pytest.raises(UserError, match="Give an action for each of 2 worlds, got 4"):
+        env.step([0, 1, 1, 0])
+
+
 def test_what_cannot_be_imagined_is_refused_with_the_reason(run: Path, billiards_store: Path) -> None:
     env = WorldModelEnv.from_run(run)
     with pytest.raises(UserError, match="has to be reset before its first step"):

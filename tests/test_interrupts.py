@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
-from loopwm.interrupts import deferred_interrupt, stopping_between_units
+from loopwm.interrupts import deferred_interrupt, interrupted_between, stopping_between_units
 
 
 def press_ctrl_c() -> None:
@@ -34,6 +35,30 @@ def test_a_second_interrupt_does_not_wait():
         press_ctrl_c()
         press_ctrl_c()
     assert state() == before
+
+
+def test_an_interrupt_comes_between_units_and_a_second_while_one_is_made():
+    made, taken = [], []
+
+    def units(presses: int) -> Iterator[int]:
+        for number in range(3):
+            for _ in range(presses if number == 1 else 0):
+                press_ctrl_c()
+            made.append(number)
+            yield number
+
+    before = state()
+    for presses in (1, 2):
+        with pytest.raises(KeyboardInterrupt), interrupted_between(units(presses)) as remaining:
+            taken += remaining
+    # The first waits until the unit is made, the second does not.
+    assert made == [0, 1, 0] and taken == [0, 0]
+    with pytest.raises(KeyboardInterrupt), interrupted_between(units(0)) as remaining:
+        for number in remaining:
+            press_ctrl_c()
+            press_ctrl_c()
+            taken.append(number)
+    assert taken == [0, 0, 0] and state() == before
 
 
 def test_a_job_is_stopped_after_the_unit_in_which_the_interrupt_came():

@@ -88,6 +88,17 @@ def test_difficulties_become_shares_of_their_own_world(billiards_store: Path, tm
     assert (np.diff(shares[order]) >= 0).all()
 
 
+def test_a_mixture_that_is_interrupted_leaves_none_of_its_parts(
+    billiards_store: Path, pendulum: Path, tmp_path: Path
+) -> None:
+    def stopped(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mix(MixConfig((billiards_store, pendulum), tmp_path / "out", steps=40), stopped)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_what_cannot_be_mixed_is_refused(billiards_store: Path, pendulum: Path, tmp_path: Path) -> None:
     collect(CollectConfig("gym:CartPole-v1", episodes=5, workers=1), tmp_path / "cartpole.h5")
     with pytest.raises(UserError, match=r"cartpole\.h5 has discrete actions; only continuous ones can be mixed"):

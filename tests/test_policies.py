@@ -104,6 +104,26 @@ def test_arrays_that_are_written_to_again_are_recorded_as_they_were() -> None:
     assert episode.actions[:, 0].tolist() == [1, 2, 3, 4, 5]
 
 
+class Scaling(Ramp):
+    """Scales in place what it is given."""
+
+    def step(self, action):
+        action *= 0.5
+        return super().step(action)
+
+
+def test_an_action_is_recorded_and_held_as_it_was_chosen() -> None:
+    world = own_world(Scaling, max_steps=4)
+    episode = record_episode(world.make(4), world, seed=0, max_steps=4, hold=2)
+    assert episode.actions[0] == episode.actions[1] and episode.actions[2] == episode.actions[3]
+    np.testing.assert_allclose(np.diff(episode.observations[:, 2]), 0.5 * episode.actions[:, 0], rtol=1e-5)
+
+
+def test_a_label_that_is_never_given_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"info has no label 'near' after a step, only threads, far\."):
+        collect(CollectConfig(workers=1), tmp_path / "out.h5", world=own_world(Ramp, labels=("near",), max_steps=5))
+
+
 def test_what_several_processes_cannot_be_handed_is_refused(tmp_path: Path) -> None:
     world = own_world(lambda: Ramp(), max_steps=5)
     with pytest.raises(UserError, match="define what makes it at the top of a module, or record with workers=1"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loopwm.data import store as stores
 from loopwm.data.episode import Episode
 from loopwm.data.store import Store, StoreMeta, write_store
 from loopwm.envs.physics.billiards import Billiards
@@ -269,9 +272,10 @@ def test_a_truncated_file_is_refused(toy: Path, tmp_path: Path, kept: float):
 
 def test_something_else_than_hdf5_is_refused(tmp_path: Path):
     (tmp_path / "notes.h5").write_text("not at all\n" * 100)
-    for path in (tmp_path / "notes.h5", tmp_path):
-        with pytest.raises(UserError, match="not a readable HDF5 file"):
-            Store.open(path)
+    with pytest.raises(UserError, match="not a readable HDF5 file"):
+        Store.open(tmp_path / "notes.h5")
+    with pytest.raises(UserError, match=r"is a folder and no store; .* loopwm data convert"):
+        Store.open(tmp_path)
 
 
 def test_a_flipped_bit_in_the_data_is_noticed(toy: Path, tmp_path: Path):
@@ -300,6 +304,19 @@ def test_an_interrupted_recording_leaves_nothing_behind(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         write_store(tmp_path / "half.h5", interrupted(), META)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_hdf5_writes_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written = stores._ForgivingFile.write
+
+    def interrupted(self: stores._ForgivingFile, data: bytes) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return written(self, data)
+
+    monkeypatch.setattr(stores._ForgivingFile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_store(tmp_path / "out.h5", (random_episode(META, 3, seed) for seed in range(3)), META)
+    assert not list(tmp_path.iterdir())
 
 
 def test_episodes_that_disagree_with_the_metadata_are_refused(tmp_path: Path):

@@ -54,6 +54,8 @@ def main(words: list[str]) -> None:
         print(
             f"Recorded {store.num_episodes} episodes of {config.world} with {store.num_transitions} transitions: {out}"
         )
+        if store.num_transitions < config.steps:
+            print(f"Fewer than {config.steps} transitions: that many need more than --episodes {config.episodes}.")
     print(f"next: loopwm train {preset}--data {shlex.quote(str(out))}")
 
 

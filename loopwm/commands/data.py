@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from loopwm.commands.arguments import leading, parse
+from loopwm.commands.arguments import parse
 from loopwm.errors import LoopwmError, UserError
 
 SOURCE = arg(
@@ -80,7 +80,7 @@ COMMANDS = {"inspect": Inspect, "validate": Validate, "convert": Convert, "split
 
 def main(words: list[str]) -> None:
     """Parse and call."""
-    name = leading(words, "")
+    name = words[0] if words else ""
     if not words or words[0] in ("-h", "--help"):
         lines = [f"  {one:<10}{(what.__doc__ or '').splitlines()[0]}" for one, what in COMMANDS.items()]
         print(
@@ -154,7 +154,7 @@ def validate(arguments: Validate) -> None:
     shares = ", ".join(f"{count} {name}" for name, count in report.splits.items())
     if report.problems:
         raise LoopwmError(
-            f"{arguments.source} has {len(report.problems)} problem(s); {report.episodes} episodes are fine."
+            f"{arguments.source} has {len(report.problems)} problem(s); {report.sound} episodes are fine."
         )
     print(f"{arguments.source} is fine: {report.episodes} episodes ({shares}), {report.transitions} transitions.")
 
@@ -203,20 +203,22 @@ def split(arguments: Split) -> None:
     """Write three recordings."""
     _refuse_text(arguments.source, "split")
     from loopwm.data.checks import SPLITS
-    from loopwm.data.formats.registry import format_called, open_source
+    from loopwm.data.formats.registry import format_called, open_source, refuse_address
     from loopwm.data.split import assign
-    from loopwm.files import refuse_existing
+    from loopwm.files import atomic_folder, refuse_existing
 
+    refuse_address(arguments.out)
     refuse_existing(arguments.out, "choose another folder or remove it")
     source = open_source(arguments.source)
     kind = format_called(arguments.to)
     ending = {"store": ".h5", "parquet": ".parquet", "npz": ""}[arguments.to]
     which = [int(assign([episode.fingerprint])[0]) for episode in source.episodes()]
-    arguments.out.mkdir(parents=True)
+    with atomic_folder(arguments.out) as aside:
+        for number, name in enumerate(SPLITS):
+            chosen = (episode for episode, index in zip(source.episodes(), which, strict=True) if index == number)
+            if number in which:
+                kind.write(aside / f"{name}{ending}", source.meta, chosen)
     for number, name in enumerate(SPLITS):
-        chosen = (episode for episode, index in zip(source.episodes(), which, strict=True) if index == number)
-        if number in which:
-            kind.write(arguments.out / f"{name}{ending}", source.meta, chosen)
         print(f"{name}: {which.count(number)} episodes")
 
 

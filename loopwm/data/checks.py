@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,12 +22,13 @@ class Report:
 
     Attributes:
         problems: one sentence each, with the file and the episode.
-        episodes, transitions: that could be read. lengths: of the episodes.
+        episodes, transitions: that could be read. lengths: of the episodes. sound: episodes without a problem.
         splits: episodes in train, validation, test.
     """
 
     problems: list[str] = field(default_factory=list)
     episodes: int = 0
+    sound: int = 0
     transitions: int = 0
     lengths: list[int] = field(default_factory=list)
     splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
@@ -47,19 +49,19 @@ def check(source: Source) -> Report:
         report.transitions += episode.length
         report.lengths.append(episode.length)
         report.splits[SPLITS[int(assign([episode.fingerprint])[0])]] += 1
-        report.problems += [f"{part.where}: {problem}" for problem in of_episode(episode, source.meta.action)]
+        found = of_episode(episode, source.meta.action)
         twin = seen.setdefault(episode.fingerprint, part.where)
-        if twin != part.where:
-            report.problems.append(f"{part.where}: the same episode as {twin}.")
-            continue
         # Two copies of which one was cut short are different to a hash, and may end up in train and in test.
-        start = beginning(episode)
-        other = begun.setdefault(start, part.where)
-        if other != part.where:
-            report.problems.append(
-                f"{part.where}: begins exactly like {other}, for as long as the shorter of their first "
-                f"{COMPARED} transitions; copies cut short may be in train and in test at once."
+        other = begun.setdefault(beginning(episode), part.where)
+        if twin != part.where:
+            found.append(f"the same episode as {twin}.")
+        elif other != part.where:
+            found.append(
+                f"begins exactly like {other}, for {min(COMPARED, episode.length)} transitions; copies cut short may "
+                "be in train and in test at once."
             )
+        report.sound += not found
+        report.problems += [f"{part.where}: {problem}" for problem in found]
     if not report.episodes and not report.problems:
         report.problems.append("There are no episodes.")
     for split, count in report.splits.items():
@@ -73,9 +75,10 @@ COMPARED = 4
 
 
 def beginning(episode: Episode) -> bytes:
-    """Bytes of the first transitions."""
+    """A hash of the first transitions."""
     steps = min(COMPARED, episode.length)
-    return episode.observations[: steps + 1].tobytes() + episode.actions[:steps].tobytes()
+    start = episode.observations[: steps + 1].tobytes() + episode.actions[:steps].tobytes()
+    return hashlib.blake2b(start, digest_size=16).digest()
 
 
 def of_episode(episode: Episode, action: ActionSpec) -> list[str]:
@@ -86,7 +89,7 @@ def of_episode(episode: Episode, action: ActionSpec) -> list[str]:
         what = f"choices are whole numbers below {', '.join(map(str, action.choices))}"
     else:
         # Bounds are stored in float32 and float64 by turns.
-        slack = 1e-5 * np.maximum(1.0, np.abs(np.nan_to_num(action.high, posinf=0.0)))
+        slack = 1e-5 * np.maximum(1.0, np.abs(episode.actions))
         wrong = (episode.actions < np.array(action.low) - slack) | (episode.actions > np.array(action.high) + slack)
         what = "it lies outside the action space"
     if wrong.any():

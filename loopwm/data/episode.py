@@ -37,12 +37,17 @@ class Episode:
 
     def __post_init__(self) -> None:
         columns = {"actions": self.actions, "rewards": self.rewards, **self.labels}
-        if self.actions.ndim != 2 or any(column.ndim != 1 for name, column in columns.items() if name != "actions"):
-            raise UserError("An episode needs actions of shape (L, A), and rewards and labels of shape (L,).")
+        for name, column in columns.items():
+            if column.ndim != (2 if name == "actions" else 1):
+                raise UserError(
+                    "An episode needs actions of shape (L, A), and rewards and labels of shape (L,), got "
+                    f"{name} of shape {column.shape}."
+                )
         if self.length < 1 or len(self.observations) != self.length + 1:
             raise UserError(
                 f"An episode of L >= 1 transitions holds L + 1 observations, got {self.length} actions and "
-                f"{len(self.observations)} observations."
+                f"{len(self.observations)} observations"
+                + ("; the one after the last action is missing." if len(self.observations) == self.length else ".")
             )
         for name, column in columns.items():
             if len(column) != self.length:

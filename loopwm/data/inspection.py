@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from loopwm.files import atomic_write
 if TYPE_CHECKING:
     from rich.table import Table
 
+PANELS = 100
+"""Histograms in a drawing, at most: thousands take minutes, and more than an image can be high."""
 KEPT = 20_000
 """Rows of every column that are kept for quantiles and drawings, drawn at random from all."""
 
@@ -145,7 +148,7 @@ def sparkline(values: np.ndarray, bins: int = 16) -> str:
 
 
 def draw(found: Inspection, out: Path) -> None:
-    """Histograms of lengths and of every column, as PNG or SVG by the name of `out`.
+    """Histograms of lengths and of every column, the first PANELS of them, as PNG or SVG by the name of `out`.
 
     Raises:
         UserError: neither of them.
@@ -154,7 +157,8 @@ def draw(found: Inspection, out: Path) -> None:
 
     if out.suffix not in (".png", ".svg"):
         raise UserError(f"{out} should end in .png or .svg.")
-    panels = {"episode length": found.lengths} | columns(found)
+    every = {"episode length": found.lengths} | columns(found)
+    panels = dict(itertools.islice(every.items(), PANELS))
     across = 4
     down = -(-len(panels) // across)
     figure = Figure((3 * across, 2 * down), layout="constrained")
@@ -164,5 +168,7 @@ def draw(found: Inspection, out: Path) -> None:
         axes.tick_params(labelsize=7)
     for axes in figure.get_axes()[len(panels) :]:
         axes.remove()
+    if len(every) > len(panels):
+        figure.suptitle(f"the first {len(panels)} of {len(every)} columns")
     with atomic_write(out) as aside:
         figure.savefig(aside, format=out.suffix[1:], dpi=120)

@@ -129,11 +129,17 @@ def mix(config: MixConfig, progress: Callable[[int, int], None] | None = None) -
     command = replace(config, steps=steps).command
     labelled = all(meta.label_names for meta in metas)
     config.out.mkdir(parents=True, exist_ok=True)
-    for done, (source, layout, out) in enumerate(zip(config.sources, layouts, outs, strict=False)):
-        write_store(out, converted(source, layout, steps, labelled), described(out.stem, layout, command, labelled))
-        if progress is not None:
-            progress(done + 1, len(outs))
-    write_store(outs[-1], _all(outs[:-1]), described("mixed", layouts[0], command, labelled))
+    try:
+        for done, (source, layout, out) in enumerate(zip(config.sources, layouts, outs, strict=False)):
+            write_store(out, converted(source, layout, steps, labelled), described(out.stem, layout, command, labelled))
+            if progress is not None:
+                progress(done + 1, len(outs))
+        write_store(outs[-1], _all(outs[:-1]), described("mixed", layouts[0], command, labelled))
+    except BaseException:
+        # Parts without their mixture would keep it from being made again.
+        for out in outs:
+            out.unlink(missing_ok=True)
+        raise
     if progress is not None:
         progress(len(outs), len(outs))
     return outs[-1]

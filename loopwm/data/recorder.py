@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
+from typing import Any
+
 import gymnasium
 import numpy as np
 
@@ -36,6 +39,7 @@ class Recorder:
         except Exception as error:
             # An engine's exceptions may not survive the trip between processes; the seed is what reproduces them.
             reason = str(error) if isinstance(error, LoopwmError) else f"{type(error).__name__}: {error}"
+            reason = " ".join(reason.split())
             kind = UserError if isinstance(error, UserError) else LoopwmError
             raise kind(f"Recording episode {index} of {self.world.name} (seed {seed}) failed: {reason}") from None
 
@@ -52,20 +56,21 @@ def record_episode(
     actor = Actor(env, policy, hold, seed)
     observation, _ = env.reset(seed=seed)
     # Copied at once, as an environment may hand out the same array every time, with other numbers in it.
-    shape = np.shape(observation)
+    shape = env.observation_space.shape or ()
     image = len(shape) == 3 and env.observation_space.dtype == np.uint8
     observations = np.empty((max_steps + 1, *shape), np.uint8 if image else np.float32)
-    observations[0] = observation
+    observations[0] = _shaped(observation, shape)
     actions, rewards, labels = [], [], []
     terminated = truncated = False
     while not (terminated or truncated) and len(actions) < max_steps:
         action = actor.act(observation)
-        observation, reward, terminated, truncated, info = env.step(action)
+        # A copy, as an environment may scale or clip in place what it is given.
+        observation, reward, terminated, truncated, info = env.step(copy(action))
         actions.append(action)
         rewards.append(reward)
-        observations[len(actions)] = observation
+        observations[len(actions)] = _shaped(observation, shape)
         if world.labels:
-            labels.append([info[name] for name in world.labels])
+            labels.append([_label(info, name) for name in world.labels])
     taken = len(actions)
     columns = np.array(labels, np.float32).reshape(taken, len(world.labels))
     return Episode(
@@ -77,6 +82,22 @@ def record_episode(
         labels={name: columns[:, i] for i, name in enumerate(world.labels)},
         seed=seed,
     )
+
+
+def _shaped(observation: Any, shape: tuple[int, ...]) -> Any:
+    # NumPy would repeat what is too small.
+    if np.shape(observation) != shape:
+        raise UserError(
+            f"an observation has shape {np.shape(observation)}, and the observation space says {shape}; repair the "
+            "environment."
+        )
+    return observation
+
+
+def _label(info: dict[str, Any], name: str) -> Any:
+    if name not in info:
+        raise UserError(f"info has no label '{name}' after a step, only {', '.join(map(str, info)) or 'nothing'}.")
+    return info[name]
 
 
 def episode_seed(seed: int, index: int) -> int:

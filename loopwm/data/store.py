@@ -31,6 +31,7 @@ from loopwm.data.episode import Episode, first_not_finite
 from loopwm.data.meta import ATTRIBUTE, TIME_CONVENTION, StoreMeta, read_meta
 from loopwm.errors import UserError
 from loopwm.files import atomic_write, refuse_existing
+from loopwm.interrupts import interrupted_between
 from loopwm.text.recording import is_recording
 
 if TYPE_CHECKING:
@@ -162,10 +163,15 @@ def write_store(path: Path, episodes: Iterable[Episode], meta: StoreMeta) -> Non
     """
     path = Path(path)
     refuse_existing(path, "choose another path or remove it")
-    with atomic_write(path) as aside, _ForgivingFile(aside, "w+") as disk:
+    # HDF5 swallows an interrupt that comes while it writes, and goes on with zeros in place of what it was to write.
+    with (
+        atomic_write(path) as aside,
+        _ForgivingFile(aside, "w+") as disk,
+        interrupted_between(episodes) as remaining,
+    ):
         with h5py.File(disk, "w") as file:
             writer = EpisodeWriter(file, meta)
-            for episode in episodes:
+            for episode in remaining:
                 writer.append(episode)
                 disk.check()
             writer.finish()
@@ -227,6 +233,11 @@ class Store:
         if not path.exists():
             raise UserError(
                 f"There is no store at {path}; record one with: loopwm collect billiards --out {shlex.quote(str(path))}"
+            )
+        if path.is_dir():
+            raise UserError(
+                f"{path} is a folder and no store; make one of the logs in it with: loopwm data convert "
+                f"{shlex.quote(str(path))} {shlex.quote(path.name)}.h5"
             )
         try:
             file = h5py.File(path, "r")

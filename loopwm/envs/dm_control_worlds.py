@@ -90,7 +90,7 @@ def suite() -> ModuleType:
         UserError: it is not installed, or with an engine that its tasks fail with.
     """
     try:
-        mujoco = importlib.import_module("mujoco")
+        mujoco = engine("dmc")
         if int(mujoco.__version__.split(".")[0]) > 3:
             raise UserError(f'dm_control tasks fail with mujoco {mujoco.__version__}: pip install "loopwm[dmc]"')
         with _without_renderer():

@@ -15,15 +15,13 @@ import numpy.typing as npt
 from gymnasium import spaces
 from PIL import Image
 
+from loopwm.envs.mujoco_labels import GL
 from loopwm.errors import UserError
+from loopwm.spaces import channels_first
 
 SIDE = 64
 """Pixels on each side where nothing else is said."""
 SMALLEST, LARGEST = 8, 1024
-GL = (
-    "install the libraries that draw without a screen, with: apt-get install libegl1 libopengl0 libgl1-mesa-dri, and "
-    "set MUJOCO_GL=egl"
-)
 
 
 def split_size(env_id: str) -> tuple[str, int]:
@@ -55,7 +53,7 @@ class Resized(gymnasium.ObservationWrapper):
         super().__init__(env)
         shape = env.observation_space.shape
         assert shape is not None
-        self.side, self.channels_first = side, shape[0] in (1, 3, 4) and shape[-1] not in (1, 3, 4)
+        self.side, self.channels_first = side, channels_first(shape)
         channels = shape[0] if self.channels_first else shape[-1]
         self.observation_space = spaces.Box(0, 255, (side, side, channels), np.uint8)
 

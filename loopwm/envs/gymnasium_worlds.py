@@ -6,9 +6,10 @@ Images stay images, and `gym:HalfCheetah-v5@64` is seen as images of that size i
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -20,14 +21,14 @@ from gymnasium.error import Error as GymnasiumError
 
 from loopwm.envs import gymnasium_pixels as pixels
 from loopwm.envs.gymnasium_mujoco import measured, observed_rates, runs_on_mujoco, seconds_per_step
-from loopwm.envs.mujoco_labels import LABELS
+from loopwm.envs.mujoco_labels import LABELS, engine
 from loopwm.envs.registry import World
 from loopwm.errors import UserError
 from loopwm.spaces import channel_names
 
 PREFIX = "gym:"
 # What the MuJoCo environments of Gymnasium import besides.
-MUJOCO_NEEDS = ("mujoco", "imageio", "packaging")
+MUJOCO_NEEDS = ("imageio", "packaging")
 
 
 def gymnasium_world(name: str) -> World:
@@ -38,9 +39,7 @@ def gymnasium_world(name: str) -> World:
     """
     env_id, side = pixels.split_size(name.removeprefix(PREFIX))
     env = made(env_id, 0, side)
-    seen = env.observation_space
-    image = len(seen.shape or ()) == 3
-    features = channel_names(seen.shape[-1]) if image and seen.shape else feature_names(env.unwrapped.observation_space)
+    image, features = pixels.is_image(env.observation_space), features_of(env)
     limit = env.spec.max_episode_steps if env.spec is not None else None
     on_mujoco = runs_on_mujoco(env)
     rates = observed_rates(env, features) if on_mujoco and not image else ()
@@ -77,13 +76,14 @@ def own_world(
         UserError: spaces that cannot be recorded.
     """
     env = make()
-    adapted(env).close()
+    with contextlib.closing(adapted(env)) as seen:
+        features = features_of(seen)
     limit = env.spec.max_episode_steps if env.spec is not None else None
     return World(
         name=f"own:{type(env.unwrapped).__name__}",
         summary=(type(env.unwrapped).__doc__ or "").strip().split("\n")[0],
         make=partial(_own, make),
-        features=feature_names(env.observation_space),
+        features=features,
         rates=rates,
         dt=dt,
         labels=labels,
@@ -104,28 +104,31 @@ def made(env_id: str, max_steps: int, side: int = 0) -> gymnasium.Env:
         side: pixels on each side of the images it observes; 0 leaves the choice between a vector and images of 64 by
             64 to the environment.
     """
+    if "mujoco" in str(getattr(gymnasium.registry.get(env_id), "entry_point", "")):
+        engine()
     # Whether it shows images by itself is known when it is there; that it should be able to draw, it must be told.
     drawing: dict[str, Any] = {"render_mode": "rgb_array"} if side else {}
     try:
         # What is recorded is checked when it is stored; Gymnasium's checker would look at every step again.
         env = gymnasium.make(env_id, max_episode_steps=max_steps or None, disable_env_checker=True, **drawing)
     except DependencyNotInstalled as error:
-        extra = "mujoco" in str(error).lower()
-        fix = 'pip install "loopwm[mujoco]"' if extra else str(error)
-        raise UserError(f"{env_id} needs a package that is not installed: {fix}") from error
+        raise UserError(f"{env_id} needs a package that is not installed: {error}") from error
     except GymnasiumError as error:
         raise UserError(f"There is no Gymnasium environment '{env_id}'; {suggestion(env_id)}") from error
     except ModuleNotFoundError as error:
         if error.name in MUJOCO_NEEDS:
             fix = f'pip install "loopwm[mujoco]" ({error})'
             raise UserError(f"{env_id} needs a package that is not installed: {fix}") from error
-        raise UserError(f"{env_id} cannot be imported ({error}); install the package that registers it.") from error
+        fix = "install it, or the package that registers the environment"
+        raise UserError(f"{env_id} cannot be imported ({error}); {fix}.") from error
     except ImportError as error:
         raise UserError(f"{env_id} cannot be imported ({error}); install the package that registers it.") from error
-    except TypeError as error:
-        if not side:
-            raise
-        raise UserError(f"{env_id} cannot be drawn ({error}); record it without @{side}.") from error
+    except Exception as error:
+        # Whatever the environment's own code, or the module that registers it, raises.
+        if side and isinstance(error, TypeError):
+            raise UserError(f"{env_id} cannot be drawn ({error}); record it without @{side}.") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{env_id} cannot be made ({reason}); repair it, or register it with what it needs.") from error
     # Measured inside, so that the wrappers around see an ordinary environment.
     env = measured(env) if runs_on_mujoco(env) else env
     if side and not pixels.is_image(env.observation_space):
@@ -135,7 +138,7 @@ def made(env_id: str, max_steps: int, side: int = 0) -> gymnasium.Env:
 
 def suggestion(env_id: str) -> str:
     """What may have been meant."""
-    close = difflib.get_close_matches(env_id, gymnasium.registry, n=3)
+    close = difflib.get_close_matches(env_id.rpartition(":")[2], gymnasium.registry, n=3)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return "import the package that registers it as part of the name, as in gym:my_package:MyEnv-v0."
@@ -151,10 +154,12 @@ def adapted(env: gymnasium.Env, side: int = 0) -> gymnasium.Env:
         UserError: a space that cannot, and what to wrap it with.
     """
     seen, act = env.observation_space, env.action_space
-    if not seen.is_np_flattenable:
+    refused = varying(seen)
+    if refused or not spaces.flatdim(seen):
+        what = f"a space of varying size ({refused})" if refused else "an empty space"
         raise UserError(
-            f"{named(env)} observes a space of varying size ({type(seen).__name__}): wrap it so that it shows a "
-            "vector, with gymnasium.wrappers.TransformObservation."
+            f"{named(env)} observes {what}: wrap it so that it shows a vector, with "
+            "gymnasium.wrappers.TransformObservation."
         )
     # A vector already is left alone, so that what is stored is what the environment said.
     if pixels.is_image(seen):
@@ -165,12 +170,32 @@ def adapted(env: gymnasium.Env, side: int = 0) -> gymnasium.Env:
         return env
     if isinstance(act, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         return Indexed(env)
-    if isinstance(act, spaces.Box) and np.issubdtype(act.dtype, np.floating):
+    if isinstance(act, spaces.Box) and np.issubdtype(act.dtype, np.floating) and 0 not in act.shape:
         return env if len(act.shape) == 1 else FlatAction(env)
     raise UserError(
         f"{named(env)} takes actions from {act}, and only Box, Discrete, MultiDiscrete and MultiBinary can be "
-        "recorded: wrap it with gymnasium.wrappers.TransformAction."
+        "recorded, a Box if it has numbers with fractions: wrap it with gymnasium.wrappers.TransformAction."
     )
+
+
+def varying(space: spaces.Space, name: str = "") -> str:
+    """The first part of a space that is not the same numbers every time, such as a Text; empty if there is none."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        found = (varying(part, inside(name, key)) for key, part in parts_of(space))
+        return next((one for one in found if one), "")
+    if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        return ""
+    return type(space).__name__ + (f" '{name}'" if name else "")
+
+
+def parts_of(space: spaces.Dict | spaces.Tuple) -> Iterable[tuple[Any, spaces.Space]]:
+    """(key or number, part) of each part."""
+    return space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+
+
+def inside(name: str, key: Any) -> str:
+    """A part's name, in a space called `name`."""
+    return f"{name}.{key}" if name else str(key)
 
 
 class AsVector(gymnasium.ObservationWrapper):
@@ -220,13 +245,20 @@ class FlatAction(gymnasium.ActionWrapper):
         return np.asarray(spaces.unflatten(self.env.action_space, action))
 
 
+def features_of(env: gymnasium.Env) -> tuple[str, ...]:
+    """Names of what an adapted environment observes: channels of images, or the parts of a flattened space."""
+    seen = env.observation_space
+    if pixels.is_image(seen) and seen.shape:
+        return channel_names(seen.shape[-1])
+    if isinstance(env, Indexed | FlatAction):
+        env = env.env
+    return feature_names(env.env.observation_space if isinstance(env, AsVector) else seen)
+
+
 def feature_names(space: spaces.Space, prefix: str = "") -> tuple[str, ...]:
     """A name for every number of a flattened observation, saying which part of the space it comes from."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        return tuple(
-            name for key, part in parts for name in feature_names(part, f"{prefix}.{key}" if prefix else str(key))
-        )
+        return tuple(name for key, part in parts_of(space) for name in feature_names(part, inside(prefix, key)))
     size = spaces.flatdim(space)
     if prefix and size == 1:
         return (prefix,)

@@ -305,11 +305,13 @@ class WorldModelVectorEnv(VectorEnv):
         """As of one world, with a leading axis B.
 
         Raises:
-            UserError: `reset` was never called, or the actions are not from the action space.
+            UserError: `reset` was never called, or the actions are not one for each world, from the action space.
         """
         if self._taken[0] < 0:
             raise UserError("These environments have to be reset before their first step; call reset().")
         spec = self._dream.model.action
+        if len(np.atleast_1d(actions)) != self.num_envs:
+            raise UserError(f"Give an action for each of {self.num_envs} worlds, got {len(np.atleast_1d(actions))}.")
         rows = np.reshape(actions, (self.num_envs, -1))
         out = self._dream.advance(checked_actions(rows, spec.stored_size, spec.choices))
         self._taken += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,19 +12,29 @@ import numpy.typing as npt
 
 from loopwm.errors import UserError
 
+GL = (
+    "install the libraries that draw without a screen, with: apt-get install libegl1 libopengl0 libgl1-mesa-dri, and "
+    "set MUJOCO_GL=egl"
+)
 LABELS = ("solver_iterations", "contacts", "impulse")
 
 
-def engine() -> Any:
-    """The package `mujoco`, which says nothing of its types.
+def engine(extra: str = "mujoco") -> Any:
+    """The package `mujoco`, which says nothing of its types; `extra` of loopwm brings it.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or a library that draws is not.
     """
     try:
         return importlib.import_module("mujoco")
-    except ImportError as error:
-        raise UserError('This world needs the package mujoco: pip install "loopwm[mujoco]"') from error
+    except ModuleNotFoundError as error:
+        raise UserError(f'This world needs the package mujoco: pip install "loopwm[{extra}]"') from error
+    except Exception as error:
+        # It loads the renderer that MUJOCO_GL names as it is imported, and fails in its own ways without a library.
+        raise UserError(
+            f"The package mujoco cannot be loaded with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} "
+            f"({type(error).__name__}: {error}): {GL}; or unset it where nothing is drawn."
+        ) from error
 
 
 class Difficulty:

@@ -18,9 +18,10 @@ from gymnasium import spaces
 from loopwm.data.episode import Episode
 from loopwm.data.formats.source import Part, Source, read_side_file, write_side_file
 from loopwm.data.meta import StoreMeta
-from loopwm.envs.gymnasium_worlds import feature_names
+from loopwm.envs.gymnasium_worlds import feature_names, varying
 from loopwm.errors import LoopwmError, UserError
-from loopwm.spaces import ActionSpec, ObservationSpec, channel_names
+from loopwm.files import refuse_existing
+from loopwm.spaces import ActionSpec, ObservationSpec, channel_names, channels_first
 
 PREFIX = "minari:"
 _EPISODES_AT_ONCE = 64
@@ -41,16 +42,7 @@ class MinariFormat:
         Raises:
             UserError: not local, Minari not installed, or spaces that cannot be stored.
         """
-        minari, dataset_id = engine(), identified(path)
-        local = minari.list_local_datasets()
-        if dataset_id not in local:
-            near = difflib.get_close_matches(dataset_id, local, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(sorted(local)) or 'none'}."
-            raise UserError(
-                f"There is no local Minari dataset '{dataset_id}', and nothing is downloaded: {hint} Others come with: "
-                f"minari download {dataset_id}"
-            )
-        dataset = minari.load_dataset(dataset_id)
+        dataset, dataset_id = loaded(path), identified(path)
         meta = read_side_file(Path(dataset.storage.data_path)) or described(dataset, dataset_id)
         return Source(meta, partial(_parts, dataset, dataset_id, meta), lambda: len(dataset.episode_indices))
 
@@ -61,34 +53,28 @@ class MinariFormat:
             UserError: the id exists or is none.
         """
         minari, dataset_id = engine(), identified(path)
-        if dataset_id in minari.list_local_datasets():
+        if dataset_id in local_ids():
             raise UserError(
                 f"There is a local Minari dataset '{dataset_id}' already; choose another id, or remove it with: minari "
                 f"delete {dataset_id}"
             )
+        folder = _new_folder(dataset_id)
         remaining = iter(episodes)
         batches = iter(lambda: list(itertools.islice(remaining, _EPISODES_AT_ONCE)), [])
-        folder: Path | None = None
         try:
             numbers = itertools.count()
             waiting = [_buffer(minari, meta, next(numbers), episode) for episode in next(batches, [])]
             if not waiting:
                 raise UserError("A Minari dataset needs at least one episode, none was given.")
             dataset = _created(minari, dataset_id, waiting, meta)
-            folder = Path(dataset.storage.data_path)
             for batch in batches:
                 dataset.storage.update_episodes([_buffer(minari, meta, next(numbers), episode) for episode in batch])
-            write_side_file(folder, meta)
+            write_side_file(Path(dataset.storage.data_path), meta)
         except BaseException as error:
-            if folder is not None:
-                # The data lie in a folder of the dataset's own.
-                shutil.rmtree(folder.parent, ignore_errors=True)
+            # Also what Minari left when it failed: a folder without a whole dataset stops it from listing the others.
+            shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, OSError):
                 raise LoopwmError(f"The Minari dataset {dataset_id} could not be written: {error}.") from error
-            if isinstance(error, ValueError) and not isinstance(error, UserError):
-                raise UserError(
-                    f"'{dataset_id}' is no id of a Minari dataset ({error}); ids look like name-v0."
-                ) from error
             raise
 
 
@@ -105,6 +91,68 @@ def engine() -> Any:
     return minari
 
 
+def loaded(path: Path) -> Any:
+    """The dataset with this id.
+
+    Raises:
+        UserError: not local, damaged, or Minari not installed.
+    """
+    minari, dataset_id = engine(), identified(path)
+    local = local_ids()
+    if dataset_id not in local:
+        near = difflib.get_close_matches(dataset_id, local, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(sorted(local)) or 'none'}."
+        raise UserError(
+            f"There is no local Minari dataset '{dataset_id}', and nothing is downloaded: {hint} Others come with: "
+            f"minari download {dataset_id}"
+        )
+    try:
+        return minari.load_dataset(dataset_id)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"The Minari dataset {dataset_id} is damaged ({error}); download or record it again."
+        ) from error
+
+
+def local_ids() -> list[str]:
+    """Ids of all datasets that are here.
+
+    Raises:
+        UserError: Minari cannot read its own folder.
+    """
+    try:
+        return list(engine().list_local_datasets())
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"Minari cannot list its datasets ({error}); move what it does not know out of {_root('')}."
+        ) from error
+
+
+def _root(dataset_id: str) -> Path:
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    return get_dataset_path(dataset_id)
+
+
+def _new_folder(dataset_id: str) -> Path:
+    """The folder, not yet there, of a new dataset.
+
+    Raises:
+        UserError: the id is none, or the folder is there.
+    """
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parse_dataset_id(dataset_id)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"'{dataset_id}' is no id of a Minari dataset; they look like name-v0, mine/name-v0."
+        ) from error
+    folder = _root(dataset_id)
+    refuse_existing(folder, "choose another id or remove it")
+    return folder
+
+
 def identified(path: Path) -> str:
     """The id without its prefix."""
     return str(path).removeprefix(PREFIX)
@@ -118,17 +166,23 @@ def described(dataset: Any, dataset_id: str) -> StoreMeta:
     """
     seen, act = dataset.observation_space, dataset.action_space
     if _image(seen):
-        observation = ObservationSpec("image", tuple(seen.shape), channel_names(seen.shape[-1]))
-    elif not seen.is_np_flattenable:
-        raise UserError(
-            f"{dataset_id} observes a space of varying size ({type(seen).__name__}), which cannot be stored."
-        )
+        shape = (*seen.shape[1:], seen.shape[0]) if channels_first(seen.shape) else tuple(seen.shape)
+        observation = ObservationSpec("image", shape, channel_names(shape[-1]))
+    elif varying(seen):
+        raise UserError(f"{dataset_id} observes a space of varying size ({varying(seen)}), which cannot be stored.")
     else:
         found = feature_names(seen)
         observation = ObservationSpec("vector", (len(found),), found)
     if isinstance(act, spaces.Box) and len(act.shape) != 1:
         act = spaces.flatten_space(act)
-    return StoreMeta(PREFIX + dataset_id, observation, ActionSpec.from_gymnasium(act))
+    elif isinstance(act, spaces.MultiBinary | spaces.MultiDiscrete):
+        act = spaces.MultiDiscrete(
+            act.nvec.flatten() if isinstance(act, spaces.MultiDiscrete) else np.full(act.shape, 2).flatten()
+        )
+    try:
+        return StoreMeta(PREFIX + dataset_id, observation, ActionSpec.from_gymnasium(act))
+    except UserError as error:
+        raise UserError(f"{dataset_id}: {error}") from error
 
 
 def _created(minari: Any, dataset_id: str, episodes: list[Any], meta: StoreMeta) -> Any:
@@ -155,9 +209,12 @@ def _parts(dataset: Any, dataset_id: str, meta: StoreMeta) -> Iterator[Part]:
 
 
 def _episode(dataset: Any, number: int, meta: StoreMeta) -> Episode:
-    found = next(dataset.iterate_episodes([number]))
+    try:
+        found = next(dataset.iterate_episodes([number]))
+        stored = next(iter(dataset.storage.get_episode_metadata([number])), {})
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"this is damaged ({error}); download or record it again.") from error
     infos = found.infos or {}
-    stored = next(iter(dataset.storage.get_episode_metadata([number])), {})
     return Episode(
         observations=_observations(found.observations, dataset.observation_space, meta),
         actions=_actions(found.actions, dataset.action_space),
@@ -170,7 +227,9 @@ def _episode(dataset: Any, number: int, meta: StoreMeta) -> Episode:
 
 
 def _observations(values: Any, space: gymnasium.Space, meta: StoreMeta) -> np.ndarray:
-    """(L+1, *S), flattened as `loopwm collect gym:` does."""
+    """(L+1, *S), flattened as `loopwm collect gym:` does; channels come last."""
+    if meta.observation.kind == "image" and values.shape[1:] != meta.observation.shape:
+        values = np.moveaxis(values, 1, -1)
     if isinstance(values, np.ndarray) and values.shape[1:] == meta.observation.shape:
         return values.astype(np.uint8 if meta.observation.kind == "image" else np.float32)
     if isinstance(space, spaces.Dict):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import zipfile
+import zlib
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from loopwm.data.episode import Episode
-from loopwm.data.formats.guess import ActionRange, action_spec, observation_spec
+from loopwm.data.formats.guess import guessed
 from loopwm.data.formats.source import Part, Source, read_side_file, write_side_file
 from loopwm.data.meta import StoreMeta
-from loopwm.errors import LoopwmError, UserError
-from loopwm.files import refuse_existing
+from loopwm.errors import UserError
+from loopwm.files import atomic_folder, refuse_existing
 
 ENDED = ("terminated", "terminations", "terminals")
 """Keys that say whether the last transition ended the task: one truth value, or one per transition."""
-KNOWN = {"observations", "next_observations", "actions", "rewards", "truncations", "timeouts", "seed", *ENDED}
+CUT = ("truncated", "truncations", "timeouts")
+"""Keys that say, in the same form, whether time ran out."""
+KNOWN = {"observations", "next_observations", "actions", "rewards", "seed", *ENDED, *CUT}
 
 
 class NpzFormat:
@@ -42,7 +44,7 @@ class NpzFormat:
         files = sorted(path.glob("*.npz"))
         if not files:
             raise UserError(f"{path} holds no .npz files.")
-        meta = read_side_file(path) or guessed(path, files)
+        meta = read_side_file(path) or guessed(path, ((str(file), partial(_looked_at, file)) for file in files))
         parts = [Part(str(file), partial(read_episode, file, meta)) for file in files]
         return Source(meta, lambda: iter(parts), lambda: len(parts))
 
@@ -53,9 +55,7 @@ class NpzFormat:
             UserError: `path` exists.
         """
         refuse_existing(path, "choose another folder or remove it")
-        aside = path.with_name(path.name + ".part")
-        try:
-            aside.mkdir(parents=True)
+        with atomic_folder(path) as aside:
             write_side_file(aside, meta)
             for index, episode in enumerate(episodes):
                 columns = {
@@ -67,35 +67,11 @@ class NpzFormat:
                 }
                 arrays: dict[str, Any] = {**columns, **episode.labels}
                 np.savez_compressed(aside / f"episode{index:06d}.npz", **arrays)
-            aside.rename(path)
-        except OSError as error:
-            raise LoopwmError(f"{path} could not be written: {error}.") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
-def guessed(path: Path, files: list[Path]) -> StoreMeta:
-    """What the files say themselves. All of them are looked at, as any may hold the largest action."""
-    spec, labels, ranges = None, (), []
-    for file in files:
-        columns = read_columns(file)
-        found = observation_spec(columns["observations"])
-        if spec is None:
-            spec = found
-            labels = tuple(name for name in columns if name not in KNOWN)
-        elif found.shape != spec.shape or found.kind != spec.kind:
-            raise UserError(
-                f"{files[0]} has observations of shape {spec.shape} and {file} of shape {found.shape}; one folder "
-                "holds one world."
-            )
-        ranges.append(ActionRange.of(columns["actions"]))
-        if ranges[-1].size != ranges[0].size:
-            raise UserError(
-                f"{files[0]} has {ranges[0].size} number(s) per action and {file} has {ranges[-1].size}; one folder "
-                "holds one world."
-            )
-    assert spec is not None
-    return StoreMeta(f"logs:{path.name}", spec, action_spec(ranges), labels)
+def _looked_at(file: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    columns = read_columns(file)
+    return columns["observations"], columns["actions"], tuple(name for name in columns if name not in KNOWN)
 
 
 def read_columns(file: Path) -> dict[str, np.ndarray]:
@@ -105,18 +81,25 @@ def read_columns(file: Path) -> dict[str, np.ndarray]:
         UserError: unreadable, or without observations or actions.
     """
     try:
-        # Opened here, because NumPy leaves a file open that it cannot read.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            columns = {name: content[name] for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        with file.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise UserError(
+                    "this cannot be read as an .npz file; it is truncated or something else, write it again."
+                )
+            stream.seek(0)
+            # Opened here, because NumPy leaves a file open that it cannot read.
+            with np.load(stream, allow_pickle=False) as content:
+                columns = {name: content[name] for name in content.files}
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(
-            f"{file} cannot be read as an .npz file ({error}); it may be truncated: write it again."
+            f"this cannot be read as an .npz file ({error}); it is damaged, or holds more than arrays of numbers: "
+            "write it again."
         ) from error
     for name in ("observations", "actions"):
         if name not in columns:
-            raise UserError(f"{file} has no array called '{name}'; it has {', '.join(columns) or 'none'}.")
+            raise UserError(f"there is no array called '{name}', only {', '.join(columns) or 'none'}.")
         if not columns[name].ndim:
-            raise UserError(f"{file} has a single number called '{name}' instead of one row per step.")
+            raise UserError(f"'{name}' is a single number instead of one row per step.")
     return columns
 
 
@@ -136,23 +119,73 @@ def episode_of(columns: dict[str, np.ndarray], meta: StoreMeta) -> Episode:
     Raises:
         UserError: arrays that do not fit each other, or `meta`.
     """
-    actions = np.asarray(columns["actions"])
-    length = len(actions)
-    observations = np.asarray(columns["observations"])
-    if len(observations) == length and len(columns.get("next_observations", ())) == length > 0:
-        observations = np.concatenate([observations, columns["next_observations"][-1:]])
+    actions, observations = columns["actions"], _with_final(columns)
+    length, numbers_each = len(actions), int(np.prod(actions.shape[1:]))
     if observations.shape[1:] != meta.observation.shape:
-        raise UserError(f"observations have shape {observations.shape[1:]}, those before {meta.observation.shape}.")
+        raise UserError(f"observations have shape {observations.shape[1:]} and should have {meta.observation.shape}.")
+    if numbers_each != meta.action.stored_size:
+        raise UserError(f"actions have {numbers_each} number(s) each and should have {meta.action.stored_size}.")
     missing = [name for name in meta.label_names if name not in columns]
     if missing:
         raise UserError(f"there is no label '{missing[0]}', which the others have.")
-    kind = np.uint8 if meta.observation.kind == "image" else np.float32
-    ended = next((np.atleast_1d(columns[name]) for name in ENDED if name in columns), np.zeros(1, bool))
+    if meta.observation.kind == "image" and observations.dtype != np.uint8:
+        raise UserError(f"images are of type {observations.dtype} and should be uint8, from 0 to 255.")
+    _marked(columns, CUT, length)
     return Episode(
-        observations=observations.astype(kind),
-        actions=actions.reshape(length, int(np.prod(actions.shape[1:]))).astype(np.float32),
-        rewards=np.asarray(columns.get("rewards", np.zeros(length)), np.float32),
-        terminated=bool(ended[-1]) if len(ended) else False,
-        labels={name: np.asarray(columns[name], np.float32) for name in meta.label_names},
-        seed=int(columns.get("seed", -1)),
+        observations=observations if meta.observation.kind == "image" else _numbers("observations", observations),
+        actions=_numbers("actions", actions).reshape(length, numbers_each),
+        rewards=_numbers("rewards", columns.get("rewards", np.zeros(length))),
+        terminated=_marked(columns, ENDED, length),
+        labels={name: _numbers(name, columns[name]) for name in meta.label_names},
+        seed=_seed(columns),
     )
+
+
+def _with_final(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Observations (L+1, *S), the last of which may stand among those that came next."""
+    observations, following = columns["observations"], columns.get("next_observations")
+    length = len(columns["actions"])
+    if following is None or not len(observations) == len(following) == length > 0:
+        return observations
+    if observations.shape != following.shape:
+        raise UserError(f"observations have shape {observations.shape}, next_observations {following.shape}.")
+    if not np.allclose(_numbers("observations", observations[1:]), _numbers("next_observations", following[:-1])):
+        raise UserError(
+            "next_observations are not the observations that come next; the steps of one episode have to be in order."
+        )
+    return np.concatenate([observations, following[-1:]])
+
+
+def _marked(columns: dict[str, np.ndarray], keys: tuple[str, ...], length: int) -> bool:
+    """Whether the last transition is marked under the one of the keys that is there; nothing before it may be."""
+    name = next((name for name in keys if name in columns), None)
+    if name is None or not length:
+        return False
+    marks = np.atleast_1d(_numbers(name, columns[name])) != 0
+    if marks.shape not in ((1,), (length,)):
+        raise UserError(
+            f"{name} has shape {marks.shape}; give one for the episode, or one for each of {length} actions."
+        )
+    if marks[:-1].any():
+        raise UserError(
+            f"{name} marks step {int(marks.argmax())} of {length}, after which this goes on: write every episode on "
+            "its own."
+        )
+    return bool(marks.any())
+
+
+def _numbers(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind not in "biuf":
+        raise UserError(f"'{name}' is of type {values.dtype} instead of numbers; convert it, or leave it out.")
+    # What is too large becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _seed(columns: dict[str, np.ndarray]) -> int:
+    seed = np.asarray(columns.get("seed", -1))
+    if seed.size != 1 or seed.dtype.kind not in "iuf" or not np.isfinite(seed).all():
+        raise UserError(
+            f"'seed' of shape {seed.shape} and type {seed.dtype} is no whole number; give one for the episode."
+        )
+    return int(seed.reshape(()))

@@ -22,7 +22,7 @@ class StoreFormat:
         if path.is_file():
             with path.open("rb") as stream:
                 return stream.read(8) == b"\x89HDF\r\n\x1a\n" or path.suffix == ".h5"
-        return path.suffix in (".h5", ".hdf5")
+        return path.suffix in (".h5", ".hdf5") and not path.is_dir()
 
     def read(self, path: Path) -> Source:
         """Everything is checked at once.

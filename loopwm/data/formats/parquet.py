@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 
 from loopwm.data.episode import Episode
-from loopwm.data.formats.guess import ActionRange, action_spec, observation_spec
-from loopwm.data.formats.npz import episode_of
+from loopwm.data.formats.guess import Read, guessed
+from loopwm.data.formats.npz import CUT, ENDED, episode_of
 from loopwm.data.formats.source import Part, Source
 from loopwm.data.meta import StoreMeta, read_meta
-from loopwm.errors import LoopwmError, UserError
-from loopwm.files import refuse_existing
+from loopwm.errors import UserError
+from loopwm.files import atomic_write, refuse_existing
 
 KEY = b"loopwm"
 """Of the file's metadata, under which the writer keeps what the columns cannot say."""
 ROWS_PER_GROUP = 2**14
-KNOWN = {"episode", "observation", "action", "reward", "terminated", "seed"}
+PLURAL = {"observation": "observations", "action": "actions", "reward": "rewards"}
+NEEDED = ("episode", "observation", "action")
+KNOWN = {*NEEDED, "reward", "seed", *ENDED, *CUT}
 
 
 class ParquetFormat:
@@ -32,8 +34,11 @@ class ParquetFormat:
     name = "parquet"
 
     def detect(self, path: Path) -> bool:
-        """By names."""
-        return path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet")))
+        """By names, or by the first bytes."""
+        if path.is_file():
+            with path.open("rb") as stream:
+                return stream.read(4) == b"PAR1" or path.suffix == ".parquet"
+        return path.suffix == ".parquet" or any(path.glob("*.parquet"))
 
     def read(self, path: Path) -> Source:
         """Files in the order of their names.
@@ -44,12 +49,7 @@ class ParquetFormat:
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not files or not files[0].is_file():
             raise UserError(f"There is no Parquet file at {path}.")
-        schema = opened(files[0]).schema_arrow
-        for name in ("episode", "observation", "action"):
-            if name not in schema.names:
-                raise UserError(f"{files[0]} has no column '{name}'; it has {', '.join(schema.names)}.")
-        kept = (schema.metadata or {}).get(KEY)
-        meta = read_meta(files[0], kept.decode()) if kept else guessed(path, files)
+        meta = described(files) or guessed(path, _looked_at(files))
         return Source(meta, partial(_parts, files, meta), lambda: sum(_count(file) for file in files))
 
     def write(self, path: Path, meta: StoreMeta, episodes: Iterable[Episode]) -> None:
@@ -60,25 +60,17 @@ class ParquetFormat:
         """
         pq, pa = engine()
         refuse_existing(path, "choose another file or remove it")
-        aside = path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
         schema = _schema(pa, meta)
-        try:
-            with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-                waiting, rows = [], 0
-                for index, episode in enumerate(episodes):
-                    waiting.append(_table(pa, schema, meta, index, episode))
-                    rows += episode.length + 1
-                    if rows >= ROWS_PER_GROUP:
-                        writer.write_table(pa.concat_tables(waiting))
-                        waiting, rows = [], 0
-                if waiting:
+        with atomic_write(path) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+            waiting, rows = [], 0
+            for index, episode in enumerate(episodes):
+                waiting.append(_table(pa, schema, meta, index, episode))
+                rows += episode.length + 1
+                if rows >= ROWS_PER_GROUP:
                     writer.write_table(pa.concat_tables(waiting))
-            aside.rename(path)
-        except OSError as error:
-            raise LoopwmError(f"{path} could not be written: {error}.") from error
-        finally:
-            aside.unlink(missing_ok=True)
+                    waiting, rows = [], 0
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting))
 
 
 def engine() -> tuple[Any, Any]:
@@ -105,7 +97,32 @@ def opened(file: Path) -> Any:
     try:
         return pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file} cannot be read as Parquet ({error}); it may be truncated: write it again.") from error
+        raise UserError(
+            f"{file} cannot be read as Parquet ({_in_one_line(error)}); it may be truncated: write it again."
+        ) from error
+
+
+def described(files: list[Path]) -> StoreMeta | None:
+    """What the files say of themselves; None where they do not.
+
+    Raises:
+        UserError: a column is missing, or the files are of different worlds.
+    """
+    found: list[StoreMeta | None] = []
+    for file in files:
+        schema = opened(file).schema_arrow
+        for name in NEEDED:
+            if name not in schema.names:
+                raise UserError(f"{file} has no column '{name}'; it has {', '.join(schema.names)}.")
+        kept = (schema.metadata or {}).get(KEY)
+        found.append(read_meta(file, kept.decode()) if kept else None)
+        if _spaces(found[-1]) != _spaces(found[0]):
+            raise UserError(f"{files[0]} and {file} are of different worlds; one recording holds one.")
+    return found[0]
+
+
+def _spaces(meta: StoreMeta | None) -> object:
+    return meta and (meta.observation, meta.action, set(meta.label_names))
 
 
 def _schema(pa: Any, meta: StoreMeta) -> Any:
@@ -138,8 +155,8 @@ def _table(pa: Any, schema: Any, meta: StoreMeta, index: int, episode: Episode) 
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _groups(file: Path) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
-    """(episode number, its rows as columns), holding little more than an episode at a time.
+def _groups(file: Path) -> Iterator[tuple[str, Any]]:
+    """(file and number of an episode, its rows), holding little more than an episode at a time.
 
     Raises:
         UserError: the file is damaged.
@@ -153,14 +170,14 @@ def _groups(file: Path) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
             edges = [0, *(np.flatnonzero(episode[1:] != episode[:-1]) + 1).tolist(), len(episode)]
             for first, last in itertools.pairwise(edges):
                 if waiting and episode[first] != number:
-                    yield number, _columns(pa.concat_tables(waiting))
+                    yield f"{file}, episode {number}", pa.concat_tables(waiting)
                     waiting = []
                 number = episode[first]
                 waiting.append(table.slice(first, last - first))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file} is damaged ({error}); write it again.") from error
+        raise UserError(f"{file} is damaged ({_in_one_line(error)}); write it again.") from error
     if waiting:
-        yield number, _columns(pa.concat_tables(waiting))
+        yield f"{file}, episode {number}", pa.concat_tables(waiting)
 
 
 def _count(file: Path) -> int:
@@ -177,71 +194,79 @@ def _count(file: Path) -> int:
             count += int((episode[1:] != episode[:-1]).sum()) + int(episode[0] != number)
             number = episode[-1]
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file} is damaged ({error}); write it again.") from error
+        raise UserError(f"{file} is damaged ({_in_one_line(error)}); write it again.") from error
     return count
 
 
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
 def _columns(table: Any) -> dict[str, np.ndarray]:
-    """Rows of one episode as arrays, without those of the last row that are null."""
+    """Rows of one episode as arrays with the names that logs have, without those of the last row that are null.
+
+    Raises:
+        UserError: something is missing in any other row, or the last row says what followed from no action.
+    """
     columns: dict[str, np.ndarray] = {}
     ends = not table["action"][-1].is_valid
     for name in table.column_names:
         column = table[name].combine_chunks()
-        column = column if name in ("observation", "episode", "seed") or not ends else column[: len(column) - 1]
-        columns[name] = _array(column)
+        if name == "seed" and column.null_count == len(column):
+            continue
+        if ends and name not in ("observation", "episode", "seed"):
+            if name in ("reward", *ENDED, *CUT) and column[-1].as_py():
+                raise UserError(
+                    f"the last row has no action, and yet {name} {column[-1].as_py()}; what follows from an action "
+                    "stands in the row of the action."
+                )
+            column = column[: len(column) - 1]
+        columns[PLURAL.get(name, name)] = _array(name, column)
+    if "seed" in columns:
+        columns["seed"] = columns["seed"][0]
     return columns
 
 
-def _array(column: Any) -> np.ndarray:
-    if not hasattr(column, "flatten") or column.type.num_fields == 0:
+def _array(name: str, column: Any) -> np.ndarray:
+    """(rows,), or (rows, n) where they are lists of n numbers."""
+    _, pa = engine()
+    if column.null_count:
+        row = int(column.is_null().to_numpy(zero_copy_only=False).argmax())
+        raise UserError(
+            f"row {row} has no {name}; nothing may be missing but in the row of an episode's last observation, the "
+            "action of which is null."
+        )
+    listed = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    if not listed and not pa.types.is_fixed_size_list(column.type):
         return column.to_numpy(zero_copy_only=False)
+    sizes = np.unique(column.value_lengths().to_numpy()) if listed else ()
+    if len(sizes) > 1:
+        raise UserError(f"{name} is a list of {sizes[0]} numbers in one row and of {sizes[-1]} in another.")
     flat = column.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), -1) if len(column) else flat.reshape(0, 1)
 
 
-def _named(columns: dict[str, np.ndarray], meta: StoreMeta) -> dict[str, np.ndarray]:
-    """With the names of arrays that are an episode's, in the shape of `meta`."""
-    observations = columns["observation"]
-    named = {
-        "observations": observations.reshape(len(observations), *meta.observation.shape)
-        if observations[0].size == meta.observation.size
-        else observations,
-        "actions": columns["action"],
-        **{name: columns[name] for name in meta.label_names if name in columns},
-    }
-    if "reward" in columns:
-        named["rewards"] = columns["reward"]
-    if "terminated" in columns:
-        named["terminated"] = columns["terminated"].astype(bool)
-    if "seed" in columns:
-        named["seed"] = columns["seed"][0]
-    return named
-
-
 def _parts(files: list[Path], meta: StoreMeta) -> Iterator[Part]:
     for file in files:
-        for number, columns in _groups(file):
-            yield Part(f"{file}, episode {number}", partial(_episode, columns, meta))
+        for where, table in _groups(file):
+            yield Part(where, partial(_episode, table, meta))
 
 
-def _episode(columns: dict[str, np.ndarray], meta: StoreMeta) -> Episode:
-    return episode_of(_named(columns, meta), meta)
+def _episode(table: Any, meta: StoreMeta) -> Episode:
+    columns = _columns(table)
+    observations = columns["observations"]
+    if observations[0].size == meta.observation.size:
+        columns["observations"] = observations.reshape(len(observations), *meta.observation.shape)
+    return episode_of(columns, meta)
 
 
-def guessed(path: Path, files: list[Path]) -> StoreMeta:
-    """What the files say themselves; all of them are read, as any row may hold the largest action."""
-    spec, labels, ranges = None, (), []
+def _looked_at(files: list[Path]) -> Iterator[tuple[str, Read]]:
     for file in files:
-        for number, columns in _groups(file):
-            found = observation_spec(columns["observation"])
-            if spec is None:
-                spec, labels = found, tuple(name for name in columns if name not in KNOWN)
-            elif found.shape != spec.shape:
-                raise UserError(
-                    f"{file}, episode {number} has observations of shape {found.shape}, those before {spec.shape}; one "
-                    "recording holds one world."
-                )
-            ranges.append(ActionRange.of(columns["action"]))
-    if spec is None:
-        raise UserError(f"{path} holds no rows.")
-    return StoreMeta(f"logs:{path.stem}", spec, action_spec(ranges), labels)
+        for where, table in _groups(file):
+            yield where, partial(_guessable, table)
+
+
+def _guessable(table: Any) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    columns = _columns(table)
+    labels = tuple(name for name in table.column_names if name not in KNOWN)
+    return columns["observations"], columns["actions"], labels

@@ -9,7 +9,6 @@ from pathlib import Path
 from loopwm.data.formats.own import StoreFormat
 from loopwm.data.formats.registry import format_of, is_url, open_source
 from loopwm.data.store import write_store
-from loopwm.errors import UserError
 from loopwm.progress import Progress
 
 FOLDER = Path("data") / "converted"
@@ -37,8 +36,8 @@ def as_store(
         # Also what is missing: whoever opens it says so.
         return source
     kind = format_of(source)
-    name = source.name.replace(":", "-") if not minari else str(source).replace(":", "-").replace("/", "-")
-    store = folder / f"{source.stem if not minari else name}-{_state(source)}.h5"
+    name = str(source).replace(":", "-").replace("/", "-") if minari else source.resolve().stem
+    store = folder / f"{name}-{_state(source)}.h5"
     if not store.exists():
         recording = open_source(source)
         told(f"Converting {source} ({kind.name}) to {store}.")
@@ -50,14 +49,12 @@ def as_store(
 def _state(source: Path) -> str:
     """Sixteen hexadecimal digits that change when a file of the recording is touched."""
     if str(source).startswith("minari:"):
-        from loopwm.data.formats.minari_datasets import engine, identified
+        from loopwm.data.formats.minari_datasets import loaded
 
-        dataset_id = identified(source)
-        local = engine().list_local_datasets()
-        if dataset_id not in local:
-            open_source(source)
-            raise UserError(f"There is no local Minari dataset '{dataset_id}'.")
-        source = Path(engine().load_dataset(dataset_id).storage.data_path)
-    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-    seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        source = Path(loaded(source).storage.data_path)
+        files = [path for path in source.rglob("*") if path.is_file()]
+    else:
+        # Only what lies right there is read: below the current folder are also the recordings converted from it.
+        files = [source] if source.is_file() else [path for path in source.iterdir() if path.is_file()]
+    seen = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
     return hashlib.blake2b(repr(seen).encode(), digest_size=8).hexdigest()

@@ -14,6 +14,7 @@ from loopwm.data.formats.parquet import ParquetFormat
 from loopwm.data.formats.source import Format, Source
 from loopwm.data.meta import StoreMeta
 from loopwm.errors import UserError
+from loopwm.files import refuse_existing
 
 FORMATS: tuple[Format, ...] = (MinariFormat(), StoreFormat(), ParquetFormat(), NpzFormat())
 """The one that recognises a path is the one, in this order."""
@@ -37,9 +38,14 @@ def format_of(path: Path) -> Format:
     Raises:
         UserError: none does.
     """
-    for one in FORMATS:
-        if one.detect(path):
-            return one
+    found = [one for one in FORMATS if one.detect(path)]
+    if len(found) > 1 and path.is_dir():
+        raise UserError(
+            f"{path} holds files of several formats ({', '.join(one.name for one in found)}); give each a folder of "
+            "its own."
+        )
+    if found:
+        return found[0]
     raise UserError(
         f"{path} is no recording that loopwm reads: give an HDF5 store, a folder of .npz files, Parquet, or minari:ID."
     )
@@ -62,9 +68,26 @@ def open_source(path: Path | str) -> Source:
 
 
 def write_source(path: Path, meta: StoreMeta, episodes: Iterable[Episode], to: str = "") -> None:
-    """Write a recording in the format called `to`, or that its path asks for."""
+    """Write a recording in the format called `to`, or that its path asks for.
+
+    Raises:
+        UserError: something is there already, or the path asks for none.
+    """
+    refuse_address(path)
+    refuse_existing(path, "choose another path or remove it")
+    if not to and not any(one.detect(path) for one in FORMATS):
+        raise UserError(
+            f"{path} says no format: end it in .h5 or .parquet, begin it with minari:, name a folder without a dot, or "
+            "add --to."
+        )
     chosen = format_called(to) if to else format_of(path)
     chosen.write(path, meta, episodes)
+
+
+def refuse_address(path: Path) -> None:
+    """Raise UserError if `path` is a URL, to which nothing is written."""
+    if is_url(path):
+        raise UserError(f"{path} is an address, and recordings are written to this machine only; give a path.")
 
 
 def is_url(path: Path | str) -> bool:
