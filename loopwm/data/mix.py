@@ -166,7 +166,11 @@ def converted(source: Path, layout: Layout, steps: int, labelled: bool) -> Itera
         columns = open_memmap(store)
         statistics = compute_statistics(columns, store.split("train"))
         # Labels of different engines share no unit, but each knows what is hard in its own world.
-        label = np.sort(store.read(f"label/{store.meta.label_names[0]}")) if labelled else np.empty(0)
+        label = np.empty(0)
+        if labelled:
+            # The last row of an episode is its final observation, after which nothing was difficult.
+            final = columns.ep_offset + columns.ep_len
+            label = np.sort(np.delete(columns.labels[store.meta.label_names[0]], final))
         taken = 0
         for index in range(store.num_episodes):
             if taken >= steps:
