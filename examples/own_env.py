@@ -57,7 +57,7 @@ class Arguments:
     """Where everything goes."""
     episodes: int = 600
     """To record."""
-    updates: int = 800
+    updates: int = 300
     """To train for."""
 
 
@@ -82,7 +82,7 @@ def main(arguments: Arguments) -> None:
     world = own_world(Juggler, labels=("bounces",), max_steps=50)
     with TerminalProgress("recording", "episode") as progress:
         collect(CollectConfig(episodes=arguments.episodes), recording, progress.advance, world)
-    config = preset("debug" if arguments.updates < 100 else "billiards").config
+    config = preset("debug" if arguments.updates < 100 else "worlds").config
     config = replace(config, data=recording, train=replace(config.train, updates=arguments.updates))
     with TerminalProgress("training", "update") as progress:
         train(config, run, progress)

@@ -29,7 +29,7 @@ class Arguments:
     """Where everything goes."""
     episodes: int = 600
     """To log."""
-    updates: int = 800
+    updates: int = 300
     """To train for."""
 
 
@@ -69,7 +69,7 @@ def main(arguments: Arguments) -> None:
     logs, run = arguments.folder / "flights", arguments.folder / "run"
     log_flights(logs, arguments.episodes)
     # These are the lines: logs, a configuration, a trained model.
-    config = preset("debug" if arguments.updates < 100 else "billiards").config
+    config = preset("debug" if arguments.updates < 100 else "worlds").config
     data = as_store(logs, print, arguments.folder)
     config = replace(config, data=data, train=replace(config.train, updates=arguments.updates))
     with TerminalProgress("training", "update") as progress:
