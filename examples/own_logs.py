@@ -2,7 +2,7 @@
 
     python examples/own_logs.py --folder runs/own-logs
 
-Takes about four minutes on two cores. `--updates 20 --episodes 60` shows in seconds that it runs.
+Takes about three minutes on two cores. `--updates 20 --episodes 60` shows in seconds that it runs.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ PRESETS: dict[str, Preset] = {
     "worlds": Preset(
         "the billiards model for any world, on longer windows: what `loopwm study world` starts from",
         # Trained on windows of 4, imagined locomotion was worse than a linear map from nine steps on; of 8, nowhere. An
-        # imagined walker was worse than a linear map from eight steps on with AdamW; with Muon, nowhere up to ten.
+        # imagined walker was worse than a linear map from eight steps on with AdamW; in one trial with Muon it was not.
         replace(
             _BILLIARDS,
             optim=OptimConfig(kind="muon", lr=1e-2, warmup=50),

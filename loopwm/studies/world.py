@@ -57,7 +57,7 @@ def run_world_study(config: WorldStudyConfig) -> Path:
             config.rate_updates,
             progress,
             config.command,
-            # The rate that is ahead one step ahead after a hundred updates made imagined walkers fall apart.
+            # After so few updates, the rate that is ahead one step ahead may be far behind in imagination.
             by="open_loop",
         )
     folders: dict[System, list[Path]] = {
