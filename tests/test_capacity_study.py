@@ -11,6 +11,7 @@ import torch
 
 from loopwm.cli import main
 from loopwm.data.cache import open_memmap
+from loopwm.data.mix import filled
 from loopwm.data.statistics import compute_statistics
 from loopwm.data.store import Store
 from loopwm.data.windows import all_windows
@@ -27,7 +28,7 @@ from loopwm.train.checkpoint import load
 from loopwm.train.losses import observation_errors
 
 WORDS = ["study", "capacity", "--worlds", "billiards", "gym:Pendulum-v1", "--preset", "debug", "--seeds", "0"]
-SIZES = ["--recorded", "1500", "--steps", "1200", "--updates", "6", "--rate-updates", "2", "--windows", "4"]
+SIZES = ["--recorded", "4000", "--steps", "3000", "--updates", "6", "--rate-updates", "2", "--windows", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +65,12 @@ def test_errors_are_those_of_the_entities_that_are_there_in_units_of_their_world
     with Store.open(folder / "data" / "gym-Pendulum-v1.h5") as store:
         columns, test = open_memmap(store), store.split("test")
     windows = all_windows(columns, test, length=1)
+    seen = torch.from_numpy(filled(windows.observations.numpy(), store.meta.observation.names, 6))
     with torch.no_grad():
-        e = model.encode(windows.observations[:, 0])
+        e = model.encode(seen[:, 0])
         predicted = model.decode_observation(model.step(model.initial(len(windows)), windows.actions[:, 0], e))
     # A pendulum is one entity of three numbers: cos, sin, angular velocity; the rest of the set is filling.
-    alone = (predicted - windows.observations[:, 1])[:, 0, :3].square().mean()
+    alone = (predicted - seen[:, 1])[:, 0, :3].square().mean()
     every = found["intervals"]["one_step shared gym:Pendulum-v1"]
     # The study predicts from up to four steps, of which this repeats those that have nothing before them.
     assert 0.5 < float(alone) / every["mean"] < 2
@@ -77,7 +79,7 @@ def test_errors_are_those_of_the_entities_that_are_there_in_units_of_their_world
 def test_other_mixtures_and_finished_studies_are_not_touched(folder: Path) -> None:
     where = ["--recordings", str(folder / "worlds"), "--folder", str(folder)]
     assert main([*WORDS, *SIZES, *where, "--out", str(folder / "capacity.json")]) == 2
-    other = [word if word != "1200" else "900" for word in SIZES]
+    other = [word if word != "3000" else "900" for word in SIZES]
     assert main([*WORDS, *other, *where, "--out", str(folder / "other.json")]) == 2
     with pytest.raises(UserError, match="two worlds"):
         CapacityStudyConfig(worlds=("billiards",))

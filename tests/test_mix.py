@@ -11,7 +11,7 @@ import pytest
 from loopwm.data.cache import open_memmap
 from loopwm.data.collect import collect
 from loopwm.data.config import CollectConfig
-from loopwm.data.mix import MixConfig, mix
+from loopwm.data.mix import MixConfig, filled, mix
 from loopwm.data.split import Split
 from loopwm.data.statistics import compute_statistics
 from loopwm.data.store import Store
@@ -64,6 +64,23 @@ def test_an_episode_is_in_the_same_split_in_its_part_and_in_the_mixture(mixed: P
         with Store.open(mixed.parent / part) as store:
             for name, members in whole.items():
                 assert {store.fingerprints[i] for i in store.split(name)} <= members
+
+
+def test_a_part_lacks_the_filling_and_nothing_else(mixed: Path) -> None:
+    with Store.open(mixed) as store, Store.open(mixed.parent / "gym-Pendulum-v1.h5") as part:
+        # A vector is one entity.
+        assert part.meta.observation.shape == (1, *store.meta.observation.shape[1:])
+        assert part.meta.observation.names == store.meta.observation.names
+        first = store.num_episodes - part.num_episodes
+        for index in range(part.num_episodes):
+            whole, alone = store.episode(first + index), part.episode(index)
+            np.testing.assert_array_equal(
+                filled(alone.observations, part.meta.observation.names, 6), whole.observations
+            )
+            np.testing.assert_array_equal(alone.actions, whole.actions)
+            np.testing.assert_array_equal(alone.rewards, whole.rewards)
+        twins = (store.fingerprints[first], store.episode(first).fingerprint)
+        assert part.fingerprints[0] == twins[0] != twins[1]
 
 
 def test_every_world_gives_as_much_as_the_shortest(mixed: Path, billiards_store: Path, pendulum: Path) -> None:

@@ -203,6 +203,7 @@ def split(arguments: Split) -> None:
     """Write three recordings."""
     _refuse_text(arguments.source, "split")
     from loopwm.data.checks import SPLITS
+    from loopwm.data.episode import identity
     from loopwm.data.formats.registry import format_called, open_source, refuse_address
     from loopwm.data.split import assign
     from loopwm.files import atomic_folder, refuse_existing
@@ -212,7 +213,8 @@ def split(arguments: Split) -> None:
     source = open_source(arguments.source)
     kind = format_called(arguments.to)
     ending = {"store": ".h5", "parquet": ".parquet", "npz": ""}[arguments.to]
-    which = [int(assign([episode.fingerprint])[0]) for episode in source.episodes()]
+    spec = source.meta.observation
+    which = [int(assign([identity(episode, spec)])[0]) for episode in source.episodes()]
     with atomic_folder(arguments.out) as aside:
         for number, name in enumerate(SPLITS):
             chosen = (episode for episode, index in zip(source.episodes(), which, strict=True) if index == number)

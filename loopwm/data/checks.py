@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loopwm.data.episode import Episode
+from loopwm.data.episode import Episode, identity
 from loopwm.data.formats.source import Source
 from loopwm.data.split import assign
 from loopwm.errors import UserError
@@ -48,9 +48,10 @@ def check(source: Source) -> Report:
         report.episodes += 1
         report.transitions += episode.length
         report.lengths.append(episode.length)
-        report.splits[SPLITS[int(assign([episode.fingerprint])[0])]] += 1
+        mark = identity(episode, source.meta.observation)
+        report.splits[SPLITS[int(assign([mark])[0])]] += 1
         found = of_episode(episode, source.meta.action)
-        twin = seen.setdefault(episode.fingerprint, part.where)
+        twin = seen.setdefault(mark, part.where)
         # Two copies of which one was cut short are different to a hash, and may end up in train and in test.
         other = begun.setdefault(beginning(episode), part.where)
         if twin != part.where:

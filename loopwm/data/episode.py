@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from loopwm.errors import UserError
+from loopwm.spaces import ObservationSpec
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,14 @@ class Episode:
             digest.update(np.ascontiguousarray(column, dtype=kind).data)
         digest.update(bytes([self.terminated]))
         return digest.digest()
+
+
+def identity(episode: Episode, spec: ObservationSpec) -> bytes:
+    """The fingerprint of an episode without entities that are never there: filling up a set makes no other episode."""
+    if spec.presence is None:
+        return episode.fingerprint
+    there = episode.observations[..., spec.presence].any(axis=0)
+    return replace(episode, observations=episode.observations[:, there]).fingerprint
 
 
 def is_image(observations: np.ndarray) -> bool:

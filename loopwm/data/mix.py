@@ -1,7 +1,8 @@
 """Several worlds as one: padded to the same shapes, each in its own standard deviations, marked.
 
 For the question whether one model can learn them all. Written are `mixed.h5` with every episode and, for comparison,
-one store per world with the same episodes in the same form, so that a transition looks the same to whoever learns it.
+one store per world with the same episodes in the same form, but without the entities that only fill up the set: a model
+of one world need not compute them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Layout:
 
     Attributes:
         names: of the worlds. world: which of them this is.
-        entities, features, actions: of the common form, without the marks.
+        entities: of this world.
+        features, actions: of the common form, without the marks.
     """
 
     names: tuple[str, ...]
@@ -88,9 +90,8 @@ class Layout:
             changes, statistics.observation_std, 1.0
         )
         padded = np.zeros((len(seen), *self.observation.shape), np.float32)
-        padded[:, : seen.shape[1], : seen.shape[2]] = scaled
-        padded[:, : seen.shape[1], self.features] = 1.0
-        # On every token, so that an entity that is none still knows the world it is missing from.
+        padded[:, :, : seen.shape[2]] = scaled
+        padded[:, :, self.features] = 1.0
         padded[:, :, self.features + 1 + self.world] = 1.0
         return padded
 
@@ -134,7 +135,8 @@ def mix(config: MixConfig, progress: Callable[[int, int], None] | None = None) -
             write_store(out, converted(source, layout, steps, labelled), described(out.stem, layout, command, labelled))
             if progress is not None:
                 progress(done + 1, len(outs))
-        write_store(outs[-1], _all(outs[:-1]), described("mixed", layouts[0], command, labelled))
+        largest = max(layouts, key=lambda layout: layout.entities)
+        write_store(outs[-1], _all(outs[:-1], largest.entities), described("mixed", largest, command, labelled))
     except BaseException:
         # Parts without their mixture would keep it from being made again.
         for out in outs:
@@ -155,9 +157,22 @@ def layouts_of(names: tuple[str, ...], metas: Sequence[StoreMeta]) -> list[Layou
     shapes = [
         meta.observation.shape if meta.observation.kind == "entities" else (1, meta.observation.size) for meta in metas
     ]
-    entities, features = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
-    actions = max(meta.action.size for meta in metas)
-    return [Layout(names, world, entities, features, actions) for world in range(len(names))]
+    features, actions = max(shape[1] for shape in shapes), max(meta.action.size for meta in metas)
+    return [Layout(names, world, shape[0], features, actions) for world, shape in enumerate(shapes)]
+
+
+def filled(observations: np.ndarray, names: tuple[str, ...], entities: int) -> np.ndarray:
+    """Observations (..., M, F) of a part as they are in the mixture, (..., `entities`, F).
+
+    Args:
+        names: of the features.
+    """
+    missing = entities - observations.shape[-2]
+    # What is missing is zero, except for the mark: it knows the world that it is missing from.
+    features = names.index(PRESENT)
+    none = np.repeat(observations[..., :1, :], missing, axis=-2)
+    none[..., : features + 1] = 0.0
+    return np.concatenate([observations, none], axis=-2)
 
 
 def converted(source: Path, layout: Layout, steps: int, labelled: bool) -> Iterator[Episode]:
@@ -203,11 +218,13 @@ def described(world: str, layout: Layout, command: str, labelled: bool) -> Store
     )
 
 
-def _all(parts: Sequence[Path]) -> Iterator[Episode]:
+def _all(parts: Sequence[Path], entities: int) -> Iterator[Episode]:
     for part in parts:
         with Store.open(part) as store:
             for index in range(store.num_episodes):
-                yield store.episode(index)
+                episode = store.episode(index)
+                seen = filled(episode.observations, store.meta.observation.names, entities)
+                yield replace(episode, observations=seen)
 
 
 def _check(source: Path, meta: StoreMeta) -> None:

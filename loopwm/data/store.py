@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from loopwm.data import split as splits
-from loopwm.data.episode import Episode, first_not_finite
+from loopwm.data.episode import Episode, first_not_finite, identity
 from loopwm.data.meta import ATTRIBUTE, TIME_CONVENTION, StoreMeta, read_meta
 from loopwm.errors import UserError
 from loopwm.files import atomic_write, refuse_existing
@@ -319,15 +319,19 @@ class Store:
         meta = self.meta
         described = [meta.world, asdict(meta.observation), asdict(meta.action), meta.label_names, meta.schema_version]
         digest = hashlib.blake2b(json.dumps(described).encode(), digest_size=16)
-        for fingerprint in self.fingerprints:
-            digest.update(fingerprint)
+        for whole in self.fingerprints if meta.observation.presence is None else self._whole_fingerprints():
+            digest.update(whole)
         for name in meta.label_names:
             digest.update(np.ascontiguousarray(self.read(f"label/{name}"), dtype="<f4").data)
         return digest.hexdigest()
 
+    def _whole_fingerprints(self) -> Iterator[bytes]:
+        return (episode.fingerprint for episode in self._stream())
+
     @cached_property
     def fingerprints(self) -> tuple[bytes, ...]:
-        return tuple(episode.fingerprint for episode in self._stream())
+        """Of every episode, without what only fills it up."""
+        return tuple(identity(episode, self.meta.observation) for episode in self._stream())
 
     def _stream(self) -> Iterator[Episode]:
         """Every episode in order, without labels, reading large blocks: one small read per episode is slow."""

@@ -1,7 +1,8 @@
 """`loopwm study capacity`: one shared model for several worlds, against a model for each and against ordinary stacks.
 
 All runs make the same number of updates. The shared model draws its windows from the mixture, a model of one world as
-many as fall to that world, so that both have seen equally much of it. Resumable.
+many as fall to that world, so that both have seen equally much of it; it need not compute the entities that fill the
+mixture's observations up to the same shape. Resumable.
 """
 
 from __future__ import annotations
@@ -77,12 +78,16 @@ def run_capacity_study(config: CapacityStudyConfig) -> Path:
     runs, jobs = all_jobs(plan, choices)
     with TerminalProgress("training", "update") as progress:
         train_all(jobs, progress, again=config.command)
-    fields = [Field.of(world, path, config) for world, path in plan.parts.items()]
+    with Store.open(plan.base.data) as store:
+        entities = store.meta.observation.shape[0]
+    alone = {world: Field.of(world, path, config) for world, path in plan.parts.items()}
+    together = {world: field.filled(entities) for world, field in alone.items()}
     scores: dict[str, Scores] = {}
     with TerminalProgress("evaluating", "run") as progress:
         total = sum(map(len, runs.values()))
         for name, folders in runs.items():
-            of = [next(field for field in fields if field.world == world) for world in worlds_of(name, plan)]
+            fields = together if name in SHARED else alone
+            of = [fields[world] for world in worlds_of(name, plan)]
             scores[name] = measured(folders, of, deep=name == "shared")
             progress.advance(sum(len(one.runs) for one in scores.values()), total)
     write_json(config.out, plain(summary(plan, choices, runs, scores)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loopwm.data.cache import open_memmap
+from loopwm.data.mix import filled
 from loopwm.data.statistics import compute_statistics
 from loopwm.data.store import Store
 from loopwm.evaluate.bootstrap import Bootstrap, Interval, interval
@@ -41,7 +42,7 @@ class Field:
 
     @classmethod
     def of(cls, world: str, part: Path, config: CapacityStudyConfig) -> Field:
-        """From the part of a mixture."""
+        """From the part of a mixture, as a model of this world alone sees it."""
         with Store.open(part) as store:
             columns, spec = open_memmap(store), store.meta.observation
             changing = compute_statistics(columns, store.split("train")).observation_changes
@@ -51,6 +52,16 @@ class Field:
         longest = int(columns.ep_len[test].max())
         futures = rollouts(columns, test, min(config.horizon, longest), rows=config.transitions // 10)
         return cls(world, scorer, steps, futures)
+
+    def filled(self, entities: int) -> Field:
+        """The same transitions as a model of the mixture sees them, with so many entities."""
+        spec = self.scorer.spec
+
+        def whole(segments: Segments) -> Segments:
+            return replace(segments, observations=filled(segments.observations, spec.names, entities))
+
+        common = replace(spec, shape=(entities, spec.num_features))
+        return Field(self.world, replace(self.scorer, spec=common), whole(self.steps), whole(self.futures))
 
 
 @dataclass(frozen=True)
