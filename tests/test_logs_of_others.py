@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from loopwm.cli import main
 from loopwm.data.formats import npz
 from loopwm.data.formats.recording import as_store
 from loopwm.data.formats.registry import open_source, write_source
-from loopwm.errors import UserError
+from loopwm.errors import LoopwmError, UserError
 from loopwm.spaces import ActionSpec, ObservationSpec
 
 minari = pytest.importorskip("minari", reason="minari is not installed")
@@ -208,6 +209,24 @@ def test_an_id_that_is_none_leaves_nothing_that_hides_the_other_datasets(
     (tmp_path / "minari" / "odd name" / "data").mkdir(parents=True)
     with pytest.raises(UserError, match=r"Minari cannot list its datasets .*odd name.*; move"):
         open_source("minari:good-v0")
+
+
+def test_a_disk_without_room_for_a_minari_dataset_is_noticed_before_hdf5_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    source = open_source(logged(tmp_path / "logs" / "a.npz"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**19))
+    with pytest.raises(LoopwmError, match="has 0 MiB left and the next episodes may take 1 MiB; free some space"):
+        write_source(Path("minari:mine-v0"), source.meta, source.episodes())
+    assert not list((tmp_path / "minari").rglob("*.hdf5"))
+
+
+def test_identifiers_are_not_taken_for_choices(tmp_path: Path) -> None:
+    folder = logged(tmp_path / "logs" / "a.npz", actions=5_000 * np.arange(6))
+    with pytest.raises(UserError, match="actions up to 25000, which would be 25001 choices; store them as"):
+        open_source(folder)
 
 
 def test_a_damaged_minari_dataset_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,9 @@ Read = Callable[[], tuple[np.ndarray, np.ndarray, tuple[str, ...]]]
 MISNAMED = {"reward", "rewards", "done", "dones"}
 """Never labels, but something that a format calls otherwise; whether `done` is an ending or a time limit is unknown."""
 
+MOST_CHOICES = 10_000
+"""Whole numbers beyond are identifiers or measurements; an input per choice would make an enormous model of them."""
+
 
 def guessed(path: Path, episodes: Iterable[tuple[str, Read]]) -> StoreMeta:
     """What the logs at `path` hold, which do not say. All of them are looked at, as any may hold the largest action.
@@ -55,6 +58,11 @@ def guessed(path: Path, episodes: Iterable[tuple[str, Read]]) -> StoreMeta:
         raise UserError(
             f"{negative}: actions are whole numbers below 0, and choices are counted from 0; shift them, or store them "
             "as floating-point numbers if they are no choices."
+        )
+    if action.choices and action.size > MOST_CHOICES:
+        raise UserError(
+            f"{path} has whole-number actions up to {max(action.choices) - 1}, which would be {action.size} choices; "
+            "store them as floating-point numbers if they are measured, or number the choices from 0."
         )
     return StoreMeta(f"logs:{path.resolve().name.removesuffix('.parquet')}", spec, action, labels)
 

@@ -63,11 +63,14 @@ class MinariFormat:
         batches = iter(lambda: list(itertools.islice(remaining, _EPISODES_AT_ONCE)), [])
         try:
             numbers = itertools.count()
-            waiting = [_buffer(minari, meta, next(numbers), episode) for episode in next(batches, [])]
-            if not waiting:
+            beginning = next(batches, [])
+            if not beginning:
                 raise UserError("A Minari dataset needs at least one episode, none was given.")
+            _need_room(dataset_id, beginning)
+            waiting = [_buffer(minari, meta, next(numbers), episode) for episode in beginning]
             dataset = _created(minari, dataset_id, waiting, meta)
             for batch in batches:
+                _need_room(dataset_id, batch)
                 dataset.storage.update_episodes([_buffer(minari, meta, next(numbers), episode) for episode in batch])
             write_side_file(Path(dataset.storage.data_path), meta)
         except BaseException as error:
@@ -76,6 +79,29 @@ class MinariFormat:
             if isinstance(error, OSError):
                 raise LoopwmError(f"The Minari dataset {dataset_id} could not be written: {error}.") from error
             raise
+
+
+def _need_room(dataset_id: str, batch: list[Episode]) -> None:
+    """Before HDF5 finds the disk full, as it may crash then and take Python with it.
+
+    Raises:
+        LoopwmError: no room for these episodes.
+    """
+    root = _root("")
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    # As Minari may write them, in double precision, and some for its tables.
+    needed = 2**20 + 2 * sum(
+        part.nbytes
+        for episode in batch
+        for part in (episode.observations, episode.actions, episode.rewards, *episode.labels.values())
+    )
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise LoopwmError(
+            f"The Minari dataset {dataset_id} could not be written: {existing} has {free / 2**20:.0f} MiB left and the "
+            f"next episodes may take {needed / 2**20:.0f} MiB; free some space, or set MINARI_DATASETS_PATH to another "
+            "folder."
+        )
 
 
 def engine() -> Any:
