@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -366,6 +367,25 @@ def test_ctrl_c_in_training_saves_and_says_how_to_go_on(loopwm: Run, billiards_s
     code, out, _ = loopwm("train", "--resume", run)
     assert code == 0
     assert out.startswith(f"Trained {run}: {settings['train']['updates']} updates")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_ctrl_c_while_the_compiler_is_at_work_is_no_error_of_its(
+    loopwm: Run, billiards_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Nothing is compiled already.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    run = tmp_path / "stopped"
+    words = ("train", "debug", "--data", billiards_store, "--run", run, "--train.updates", "3", "--train.compile")
+    # Sources are written before they are compiled; the run is there once torch has found out that it can compile.
+    process = started(tmp_path, *words)
+    code, error = interrupted(
+        process, lambda: (run / "config.yaml").is_file() and len(list(tmp_path.glob("compiled/**/*.main.cpp"))) > 1
+    )
+    assert code == 130
+    assert "Traceback" not in error
+    assert f"loopwm train --resume {run}" in error.splitlines()[-1]
+    assert loopwm("train", "--resume", run)[0] == 0
 
 
 def test_a_resumed_run_keeps_its_configuration(loopwm: Run, trained: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -223,6 +224,18 @@ class Trainer:
             )
         return windows
 
+    def attempt(self, stopped: threading.Event) -> dict[str, float]:
+        """`advance`, during which Ctrl-C also reaches the C++ compiler at work in the beginning, and ends it."""
+        try:
+            return self.advance()
+        except RuntimeError as error:
+            if not (self.compiled and stopped.is_set()):
+                raise
+            raise Interrupted(
+                f"Stopped at update {self.update} while compiling, all up to the last checkpoint is saved; go on with: "
+                f"{continuing(self.run)}"
+            ) from error
+
     def advance(self) -> dict[str, float]:
         """One optimiser update; a non-finite loss or gradient is counted and skipped."""
         rate = learning_rate(self.config.optim, self.update, self.config.train.updates)
@@ -286,7 +299,7 @@ class Trainer:
             with deferred_interrupt() as stopped:
                 while self.update < settings.updates:
                     start = time.perf_counter()
-                    fields = self.advance()
+                    fields = self.attempt(stopped)
                     self.seconds += time.perf_counter() - start
                     bad_in_a_row = 0 if fields.pop("finite") else bad_in_a_row + 1
                     last = self.update == settings.updates
