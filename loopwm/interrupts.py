@@ -85,6 +85,19 @@ def end_with_parent() -> None:
 
 
 @contextmanager
+def sparing_children() -> Iterator[None]:
+    """Programs started meanwhile do not get the Ctrl-C that a terminal sends to all; here it waits for the end.
+
+    A C++ compiler that gets one leaves half a library, which torch keeps and fails to load from then on.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
 def stopping_between_units(advance: Advance) -> Iterator[Advance]:
     """`advance` for a job with worker processes, raising KeyboardInterrupt after the unit during which Ctrl-C came.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from loopwm.interrupts import deferred_interrupt, interrupted_between, stopping_between_units
+from loopwm.interrupts import deferred_interrupt, interrupted_between, sparing_children, stopping_between_units
 
 
 def press_ctrl_c() -> None:
@@ -34,6 +37,19 @@ def test_a_second_interrupt_does_not_wait():
     with pytest.raises(KeyboardInterrupt), deferred_interrupt():
         press_ctrl_c()
         press_ctrl_c()
+    assert state() == before
+
+
+def test_programs_started_meanwhile_are_spared_and_the_interrupt_comes_afterwards():
+    before = state()
+    with pytest.raises(KeyboardInterrupt), sparing_children():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"], start_new_session=True)
+        # Before it runs anything of its own, as well as after.
+        for _ in range(5):
+            os.killpg(child.pid, signal.SIGINT)
+            time.sleep(0.05)
+        press_ctrl_c()
+        assert child.wait() == 0
     assert state() == before
 
 

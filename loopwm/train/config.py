@@ -232,7 +232,7 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products; `auto` measures both where the hardware has bfloat16 and keeps the faster."""
     compile: bool = True
-    """Compile the block where a compiler is present; costs about half a minute at the start."""
+    """Compile the block where a compiler is present; costs about a minute at the start, which Ctrl-C waits for."""
     log_every: int = 10
     """Updates between two lines of the log."""
     validate_every: int = 250

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from loopwm.errors import UserError
+from loopwm.interrupts import sparing_children
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -39,7 +40,8 @@ def compiler_works(device: torch.device) -> bool:
     A compiler on the path is not enough: Python's headers, or torch's own, can be missing.
     """
     try:
-        torch.compile(lambda x: x.sin() + 1)(torch.zeros(4, device=device))
+        with sparing_children():
+            torch.compile(lambda x: x.sin() + 1)(torch.zeros(4, device=device))
     except Exception:
         return False
     return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from loopwm.data.ahead import ReadAhead
 from loopwm.data.windows import SamplerState, Windows
 from loopwm.errors import LoopwmError, UserError
 from loopwm.files import claim
-from loopwm.interrupts import deferred_interrupt
+from loopwm.interrupts import deferred_interrupt, sparing_children
 from loopwm.model.depth import sample_loops
 from loopwm.model.gate import Gate, GateConfig
 from loopwm.model.world_model import WorldModel
@@ -224,16 +223,24 @@ class Trainer:
             )
         return windows
 
-    def attempt(self, stopped: threading.Event) -> dict[str, float]:
-        """`advance`, during which Ctrl-C also reaches the C++ compiler at work in the beginning, and ends it."""
+    def attempt(self) -> dict[str, float]:
+        """`advance`; the earliest updates have torch compile what repeats.
+
+        Raises:
+            LoopwmError: torch could not.
+        """
         try:
-            return self.advance()
-        except RuntimeError as error:
-            if not (self.compiled and stopped.is_set()):
+            with sparing_children():
+                return self.advance()
+        except (RuntimeError, ImportError) as error:
+            # A library that cannot be loaded is an ImportError, wrapped by torch or not.
+            theirs = isinstance(error, ImportError) or type(error).__module__.startswith("torch._")
+            if not (self.compiled and theirs):
                 raise
-            raise Interrupted(
-                f"Stopped at update {self.update} while compiling, all up to the last checkpoint is saved; go on with: "
-                f"{continuing(self.run)}"
+            raise LoopwmError(
+                f"torch could not compile the model ({str(error).splitlines()[0]}); remove what it has compiled before "
+                "(TORCHINDUCTOR_CACHE_DIR, or torchinductor_USER among the temporary files), or train with "
+                "--train.no-compile."
             ) from error
 
     def advance(self) -> dict[str, float]:
@@ -267,7 +274,8 @@ class Trainer:
             def work(precision: Precision) -> None:
                 for stream, state in streams:
                     stream.set_state(state)
-                self.loss(windows, precision).total.backward()
+                with sparing_children():
+                    self.loss(windows, precision).total.backward()
 
             choice = faster_precision(self.device, work)
             for stream, state in streams:
@@ -299,7 +307,7 @@ class Trainer:
             with deferred_interrupt() as stopped:
                 while self.update < settings.updates:
                     start = time.perf_counter()
-                    fields = self.attempt(stopped)
+                    fields = self.attempt()
                     self.seconds += time.perf_counter() - start
                     bad_in_a_row = 0 if fields.pop("finite") else bad_in_a_row + 1
                     last = self.update == settings.updates
