@@ -86,7 +86,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def sparing_children() -> Iterator[None]:
-    """Programs started meanwhile do not get the Ctrl-C that a terminal sends to all; here it waits for the end.
+    """Processes started meanwhile do not get the Ctrl-C that a terminal sends to all; here it waits for the end.
 
     A C++ compiler that gets one leaves half a library, which torch keeps and fails to load from then on.
     """

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loopwm.errors import LoopwmError, UserError
-from loopwm.interrupts import deferred_interrupt, end_with_parent
+from loopwm.interrupts import deferred_interrupt, end_with_parent, sparing_children
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress
 
@@ -123,12 +123,9 @@ class _Crew:
 
     def start(self) -> None:
         """Start all of them, deaf to the terminal's Ctrl-C: a mask is inherited, a handler is not."""
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with sparing_children():
             for process in self.processes:
                 process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def alive(self) -> bool:
         """Whether any still works."""
