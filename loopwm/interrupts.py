@@ -90,11 +90,20 @@ def sparing_children() -> Iterator[None]:
 
     A C++ compiler that gets one leaves half a library, which torch keeps and fails to load from then on.
     """
+    came = threading.Event()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # The mask is this thread's (and what children inherit): any other thread takes the signal, and Python then runs the
+    # handler here, in the midst of waiting for the compiler, which would be killed for it.
+    handled_here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.set()) if handled_here else None
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if handled_here:
+            signal.signal(signal.SIGINT, before)
+            if came.is_set():
+                signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
