@@ -24,7 +24,7 @@ from loopwm.model.world_model import WorldModel
 from loopwm.presets import PRESETS, RunConfig, preset
 from loopwm.train.checkpoint import NAME, load, read_checkpoint
 from loopwm.train.config import DeferredConfig, LossConfig, TrainConfig
-from loopwm.train.curriculum import horizon
+from loopwm.train.curriculum import draw_shape, horizon
 from loopwm.train.deferred import DeferredDecoding, budget, drift
 from loopwm.train.journal import read_log
 from loopwm.train.losses import LossTerms, PerStepDecoding
@@ -251,9 +251,22 @@ def test_mixed_horizons_are_even_up_to_the_curriculum_and_depend_on_seed_and_upd
     assert [horizon(replace(config, seed=1), update) for update in range(2400)] != drawn
 
 
+@given(window=st.integers(1, 40), batch=st.integers(1, 300), update=st.integers(0, 2000), refill=st.booleans())
+def test_refilled_updates_see_as_many_transitions_as_whole_windows_have(
+    window: int, batch: int, update: int, refill: bool
+) -> None:
+    config = TrainConfig(batch=batch, window=window, curriculum=50, refill=refill)
+    b, k = draw_shape(config, update)
+    assert k == horizon(config, update)
+    if refill:
+        assert b * k <= batch * window < (b + 1) * k
+    else:
+        assert b == batch
+
+
 def run_config(store: Path, **train_fields: object) -> RunConfig:
     base = preset("debug").config
-    fields = {"window": 4, "curriculum": 5, "updates": 20, "log_every": 1, **train_fields}
+    fields = {"window": 4, "curriculum": 5, "updates": 20, "log_every": 1, "refill": True, **train_fields}
     return replace(
         base,
         data=store,

@@ -24,7 +24,16 @@ from loopwm.progress import SilentProgress
 from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import pick_rates, with_system
 from loopwm.train.checkpoint import NAME, read_checkpoint
+from loopwm.train.curriculum import horizon
 from loopwm.train.trainer import finished, train
+
+
+def test_a_shorter_run_grows_its_windows_faster(billiards_store: Path) -> None:
+    whole = debug(billiards_store)
+    whole = replace(whole, train=replace(whole.train, updates=20, window=3, curriculum=5))
+    short = with_system(whole, "looped", 2e-3, updates=8)
+    assert [horizon(short.train, update) for update in range(8)] == [1, 1, 2, 2, 3, 3, 3, 3]
+    assert with_system(whole, "looped", 2e-3).train.curriculum == 5
 
 
 def test_runs_side_by_side_equal_runs_alone_and_finished_ones_are_left_alone(

@@ -159,11 +159,11 @@ def test_windows_hold_bytes_and_reading_ahead_changes_none_of_them(tmp_path: Pat
     columns = columns_of(tmp_path / "toy.h5", [toy(9, seed) for seed in range(5)])
     plain, ahead = (WindowSampler(columns, np.arange(5), seed=3) for _ in range(2))
     reader = ReadAhead(ahead)
-    lengths = [3, 3, 4, 2, 5, 5]
-    for step, length in enumerate(lengths):
+    shapes = [(8, 3), (8, 3), (8, 4), (16, 2), (6, 5), (6, 5)]
+    for step, shape in enumerate(shapes):
         # Now and then something else is announced than is then asked for.
-        following = None if step == 1 else 4 if step == 3 else lengths[min(step + 1, 5)]
-        windows, expected = reader.take(8, length, following), plain.sample(8, length)
+        following = None if step == 1 else (8, 4) if step == 3 else shapes[min(step + 1, 5)]
+        windows, expected = reader.take(*shape, following), plain.sample(*shape)
         assert windows.observations.dtype == torch.uint8
         assert torch.equal(windows.observations, expected.observations) and torch.equal(windows.start, expected.start)
         # What is read ahead is not counted as drawn.
@@ -177,7 +177,7 @@ def test_windows_hold_bytes_and_reading_ahead_changes_none_of_them(tmp_path: Pat
 def test_a_fault_while_reading_ahead_is_raised_where_it_is_taken(tmp_path: Path) -> None:
     columns = columns_of(tmp_path / "toy.h5", [toy(4, 0)])
     reader = ReadAhead(WindowSampler(columns, np.arange(1), seed=0))
-    reader.take(2, 3, following=40)
+    reader.take(2, 3, following=(2, 40))
     with pytest.raises(UserError, match="A window of 40 transitions does not fit"):
         reader.take(2, 40)
     reader.close()

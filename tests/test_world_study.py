@@ -30,6 +30,10 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *SAMPLE,
         "--batch",
         "8",
+        "--window",
+        "4",
+        "--curriculum",
+        "3",
         "--rounds",
         "2",
         "--folder",
@@ -43,6 +47,10 @@ def test_a_study_of_a_world_says_what_was_measured_and_how_to_repeat_it(result: 
     found = json.loads(result.read_text())
     assert found["command"].startswith("loopwm study world gym:CartPole-v1 --preset debug --seeds 0 --steps 1500")
     assert found["data"]["transitions"] >= 1500
+    log = [
+        json.loads(line) for line in (result.parent / "gym-CartPole-v1/looped-seed0/log.jsonl").read_text().splitlines()
+    ]
+    assert [line["window"] for line in log if "loss" in line] == [2, 4]  # of the 5th and the 10th update
     assert found["data"]["observation"]["shape"] == [4]
     # As many transitions as the study asks for, which are not those of the preset.
     assert found["intervals"]["mse_looped"]["n"] == 150

@@ -23,11 +23,11 @@ class ReadAhead:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._coming: tuple[tuple[int, int, int], Future[Windows]] | None = None
 
-    def take(self, batch: int, length: int, following: int | None = None) -> Windows:
+    def take(self, batch: int, length: int, following: tuple[int, int] | None = None) -> Windows:
         """The sampler's next draw: `batch` windows of `length` transitions.
 
         Args:
-            following: length of the draw after this one, which is then read meanwhile; None reads nothing ahead.
+            following: batch and length of the draw after this one, which is then read meanwhile; None reads nothing.
 
         Raises:
             UserError: no episode is long enough.
@@ -40,7 +40,7 @@ class ReadAhead:
         self.sampler.skip()
         self._coming = None
         if following is not None:
-            ahead = (number + 1, batch, following)
+            ahead = (number + 1, *following)
             self._coming = ahead, self._reader.submit(self._read, *ahead)
         return windows
 

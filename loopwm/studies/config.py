@@ -214,6 +214,11 @@ class WorldStudyConfig:
     """Of the short runs that the learning rates are picked by."""
     batch: int = 64
     """Windows per update; fewer where an observation has many tokens."""
+    window: int = 0
+    """Transitions per window; 0 takes the preset's."""
+    curriculum: int = 0
+    """Updates until windows get one transition longer, from 1 up to `window`; the shorter they are, the more an update
+    has, so that all see as many transitions. 0 starts with whole windows."""
     transitions: int = 5000
     """Test transitions that are predicted one step ahead, at most; rollouts are a tenth as many. Fewer where an
     observation has many tokens, as they take longer."""
@@ -252,6 +257,9 @@ class WorldStudyConfig:
         for option in ("steps", "hold", "updates", "rate_updates", "batch", "transitions", "rounds"):
             if getattr(self, option) < 1:
                 raise UserError(f"{option} must be at least 1, got {getattr(self, option)}.")
+        for option in ("max_steps", "window", "curriculum"):
+            if getattr(self, option) < 0:
+                raise UserError(f"{option} must not be negative, got {getattr(self, option)}.")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from loopwm.studies.jobs import Job, train_all
 
 
 def with_system(config: RunConfig, system: System, lr: float, seed: int = 0, updates: int | None = None) -> RunConfig:
-    """The same run with another core, rate, seed and, if given, length."""
+    """The same run with another core, rate, seed and, if given, length: windows then grow so much faster or slower."""
     length = config.train.updates if updates is None else updates
+    curriculum = config.train.curriculum and max(1, config.train.curriculum * length // config.train.updates)
     return replace(
         config,
         model=replace(config.model, system=system),
         optim=replace(config.optim, lr=lr, warmup=min(config.optim.warmup, length)),
-        train=replace(config.train, seed=seed, updates=length),
+        train=replace(config.train, seed=seed, updates=length, curriculum=curriculum),
     )
 
 

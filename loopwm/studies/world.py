@@ -47,7 +47,14 @@ def run_world_study(config: WorldStudyConfig) -> Path:
         settings.config,
         data=data,
         optim=replace(settings.config.optim, warmup=min(settings.config.optim.warmup, config.updates)),
-        train=replace(settings.config.train, updates=config.updates, batch=config.batch),
+        train=replace(
+            settings.config.train,
+            updates=config.updates,
+            batch=config.batch,
+            window=config.window or settings.config.train.window,
+            curriculum=config.curriculum,
+            refill=bool(config.curriculum),
+        ),
     )
     with TerminalProgress("choosing learning rates", "update") as progress:
         choices = pick_rates(
@@ -71,7 +78,8 @@ def run_world_study(config: WorldStudyConfig) -> Path:
     with TerminalProgress("training", "update") as progress:
         train_all(jobs, progress, again=config.command)
     results: dict[System, Runs] = {system: evaluated(system, runs, settings) for system, runs in folders.items()}
-    speed = throughput(base, ThroughputConfig(rounds=config.rounds))
+    # Of whole windows, which the earliest updates of a curriculum do not have.
+    speed = throughput(replace(base, train=replace(base.train, curriculum=0)), ThroughputConfig(rounds=config.rounds))
     write_json(config.result, plain(summary(config, base, choices, results, speed)))
     return config.result
 

@@ -213,6 +213,9 @@ class TrainConfig:
     mixed_horizons: bool = False
     """Give every update windows of another length, drawn from 1 to what the curriculum allows. Where only the end of a
     window is decoded, ends at every distance are then learned; and an update costs about half."""
+    refill: bool = False
+    """Give updates of shorter windows more of them, so that every update sees `batch` x `window` transitions. More of
+    the data is then seen early, for about the same time per update."""
     shift: int = 0
     """Move the images of each window by up to so many pixels, all alike (DrQ has 4), so that an encoder learns what
     things look like and not at which pixel they were recorded; 0 never does, and other observations cannot be moved."""

@@ -1,4 +1,5 @@
-"""How long the windows of an update are: decided by its number and the seed alone, so that a resumed run goes on."""
+"""How long the windows of an update are, and how many: decided by its number and the seed alone, so that a resumed run
+goes on."""
 
 from __future__ import annotations
 
@@ -22,3 +23,9 @@ def horizon(config: TrainConfig, update: int) -> int:
     # Counter-based, and apart from the sampler's draws, which leave this word of the counter at 0.
     bits = np.random.Philox(key=config.seed, counter=[0, 0, 1, update])
     return 1 + int(np.random.Generator(bits).integers(longest))
+
+
+def draw_shape(config: TrainConfig, update: int) -> tuple[int, int]:
+    """B and K of update 0, 1, ...: with `train.refill`, as many windows as have the transitions of a whole batch."""
+    length = horizon(config, update)
+    return (config.batch * config.window // length if config.refill else config.batch), length

@@ -41,7 +41,7 @@ from loopwm.train.checkpoint import (
     world_weights,
 )
 from loopwm.train.config import LossConfig
-from loopwm.train.curriculum import horizon
+from loopwm.train.curriculum import draw_shape
 from loopwm.train.data import training_data
 from loopwm.train.deferred import DeferredDecoding
 from loopwm.train.embedding import EmbeddingAlignment
@@ -214,8 +214,8 @@ class Trainer:
     def draw(self) -> Windows:
         """The next training batch, on the device; the one after it is read meanwhile."""
         settings, start = self.config.train, time.perf_counter()
-        following = horizon(settings, self.update + 1) if self.update + 1 < settings.updates else None
-        windows = self.windows.take(settings.batch, horizon(settings, self.update), following).to(self.device)
+        following = draw_shape(settings, self.update + 1) if self.update + 1 < settings.updates else None
+        windows = self.windows.take(*draw_shape(settings, self.update), following).to(self.device)
         self.waited += time.perf_counter() - start
         if settings.shift:
             windows = shifted(
