@@ -101,12 +101,14 @@ def test_what_recording_and_reading_cost_is_on_the_page() -> None:
     waits = {"world": "billiards-pixels", "batch": 16, "update": 81.2, "share": 0.0123, "share_not_read_ahead": 0.2}
     store = {"images_bytes": 8e9, "limit_bytes": 2**31, "peak_own_bytes": 2**29}
     made = {"command": "python benchmarks/some.py", "processor": "a CPU, 1 torch thread"}
-    found = Published({}, None, {"worlds": [one]} | made, {"worlds": [waits]} | made, store | made)
+    took = {"examples": [{"example": "own_env", "seconds": 243.4, "plots": ["horizon.png"]}]}
+    found = Published({}, None, {"worlds": [one]} | made, {"worlds": [waits]} | made, store | made, took | made)
     text = "\n".join(worlds_page.data(found))
     assert "| fluid | 1,234 | 0.87 (0.85 to 0.90) |" in text
     assert "| billiards-pixels | 16 | 81 ms | 1.23% | 20.00% |" in text
     assert "8.0 GB of images" in text and "2 GiB of its own memory, needed at most 0.50 GiB" in text
-    assert text.count("Made by `python benchmarks/some.py` on a CPU, 1 torch thread.") == 3
+    assert text.count("Made by `python benchmarks/some.py` on a CPU, 1 torch thread.") == 4
+    assert "in minutes: `examples/own_env.py` 4:03." in text
     assert worlds_page.data(Published({})) == []
 
 

@@ -1,5 +1,5 @@
 """docs/worlds.md from what is stored in results/, so that no number there is typed by hand: of `loopwm study world`,
-one JSON each, of `loopwm study capacity`, and of the benchmarks of recording and reading.
+one JSON each, of `loopwm study capacity`, and of the benchmarks of recording, reading and the examples.
 
 python -m loopwm.studies.worlds_page results docs/worlds.md
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwm.errors import UserError
+from loopwm.progress import duration
 from loopwm.studies.markdown import interval_text, rewrite
 
 
@@ -23,7 +24,8 @@ class Published:
 
     Attributes:
         worlds: name -> result of `loopwm study world`, by name. capacity: of `loopwm study capacity`.
-        recording, waiting, store: of benchmarks/recording_speed.py, data_waiting.py and large_store.py.
+        recording, waiting, store, examples: of benchmarks/, recording_speed.py, data_waiting.py, large_store.py and
+            examples.py.
     """
 
     worlds: dict[str, dict[str, Any]]
@@ -31,6 +33,7 @@ class Published:
     recording: dict[str, Any] | None = None
     waiting: dict[str, Any] | None = None
     store: dict[str, Any] | None = None
+    examples: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Published:
@@ -45,7 +48,7 @@ class Published:
                 f"There are no results in {folder / 'worlds'}; make one with: loopwm study world NAME --out "
                 f"{folder / 'worlds' / 'NAME.json'}"
             )
-        names = ("capacity", "recording-speed", "data-waiting", "large-store")
+        names = ("capacity", "recording-speed", "data-waiting", "large-store", "examples")
         others = (folder / f"{name}.json" for name in names)
         return cls(worlds, *(json.loads(path.read_text()) if path.is_file() else None for path in others))
 
@@ -243,9 +246,8 @@ def _capacity_depths(result: dict[str, Any]) -> list[str]:
 
 def data(found: Published) -> list[str]:
     """How fast worlds are recorded, and what reading costs."""
-    parts = (
-        [] if found.recording is None and found.waiting is None and found.store is None else ["### Recording, reading"]
-    )
+    measured = (found.recording, found.waiting, found.store, found.examples)
+    parts = ["### Recording, reading"] if any(one is not None for one in measured) else []
     if found.recording is not None:
         lines = ["| world | transitions/s recorded | over the bare engine loop's |", "|---|---|---|"]
         for one in found.recording["worlds"]:
@@ -271,6 +273,11 @@ def data(found: Published) -> list[str]:
             f"Training on a store of {one['images_bytes'] / 1e9:.1f} GB of images, in a process that is held to "
             f"{one['limit_bytes'] / 2**30:.0f} GiB of its own memory, needed at most "
             f"{one['peak_own_bytes'] / 2**30:.2f} GiB of it. " + _made(one)
+        )
+    if found.examples is not None:
+        took = [f"`examples/{one['example']}.py` {duration(one['seconds'])}" for one in found.examples["examples"]]
+        parts.append(
+            f"From nothing to a trained model and a plot, in minutes: {', '.join(took)}. " + _made(found.examples)
         )
     return parts
 
