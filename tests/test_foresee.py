@@ -14,7 +14,7 @@ from loopwm.data.statistics import Statistics, compute_statistics
 from loopwm.errors import UserError
 from loopwm.evaluate.segments import rollouts
 from loopwm.evaluate.summaries import summary_errors
-from loopwm.model.config import LoopConfig, ModelConfig
+from loopwm.model.config import EntityTokens, LoopConfig, ModelConfig
 from loopwm.model.encoders import EntityEncoder
 from loopwm.model.readout import Readout
 from loopwm.model.trace import Trace
@@ -104,14 +104,17 @@ def test_a_model_without_a_summary_head_says_so() -> None:
 
 
 @pytest.mark.parametrize("spec", [ENTITIES, VECTOR, ObservationSpec("vector", (3,), ("a", "b", "c"))])
-@pytest.mark.parametrize("tokens", [1, 4])
-def test_an_embedding_is_read_back_as_the_observation_it_was_made_from(spec: ObservationSpec, tokens: int) -> None:
-    model = make(spec, replace(SMALL, tokens=tokens))
+@pytest.mark.parametrize(("tokens", "entity_tokens"), [(1, "each"), (4, "each"), (4, "together")])
+def test_an_embedding_is_read_back_as_the_observation_it_was_made_from(
+    spec: ObservationSpec, tokens: int, entity_tokens: EntityTokens
+) -> None:
+    model = make(spec, replace(SMALL, tokens=tokens, entity_tokens=entity_tokens))
     observations, _ = some(spec)
     readout = Readout(model)
     embedding = model.encode(observations)
     torch.testing.assert_close(readout.observation(embedding), observations, rtol=1e-4, atol=1e-4)
     assert readout.strangeness(embedding).shape == observations.shape[: -len(spec.shape)]
+    assert readout.surprise(embedding, observations).shape == observations.shape[: -len(spec.shape)]
     assert float(readout.strangeness(embedding).max()) < 1e-5
 
 

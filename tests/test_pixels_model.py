@@ -177,8 +177,14 @@ def test_weights_from_before_there_were_images_and_texts_keep_their_digest() -> 
     vector = ObservationSpec("vector", (3,), ("a", "b", "c"))
     state, seen = (Blueprint(ModelConfig(), spec, PUSH) for spec in (vector, IMAGE))
     old = asdict(state)
-    del old["model"]["image_encoder"], old["model"]["text"]
+    del old["model"]["image_encoder"], old["model"]["text"], old["model"]["entity_tokens"]
     assert weights_digest(state, {}) == sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+    several = Blueprint(ModelConfig(), ObservationSpec("entities", (2, 3), ("a", "b", "c")), PUSH)
+    old = asdict(several)
+    del old["model"]["image_encoder"], old["model"]["text"], old["model"]["entity_tokens"]
+    assert weights_digest(several, {}) == sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+    other = replace(several, model=replace(several.model, entity_tokens="together"))
+    assert weights_digest(several, {}) != weights_digest(other, {})
     other = replace(seen, model=replace(seen.model, image_encoder="patch"))
     assert weights_digest(seen, {}) != weights_digest(other, {})
 
@@ -186,7 +192,10 @@ def test_weights_from_before_there_were_images_and_texts_keep_their_digest() -> 
 def test_options_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="image_encoder must be one of conv, patch"):
         ModelConfig(image_encoder="vit")  # type: ignore[arg-type]
-    assert sized("nano", ModelConfig(image_encoder="patch")).image_encoder == "patch"
+    with pytest.raises(UserError, match="entity_tokens must be one of each, together"):
+        ModelConfig(entity_tokens="all")  # type: ignore[arg-type]
+    small = sized("nano", ModelConfig(image_encoder="patch", entity_tokens="together"))
+    assert (small.image_encoder, small.entity_tokens) == ("patch", "together")
     with pytest.raises(UserError, match=r"decodes nothing, so loss\.decoding must stay"):
         LossConfig(objective="embed", decoding="deferred")
     with pytest.raises(UserError, match="'embed' trains the summary head, and this model has none"):

@@ -13,7 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.model.block import QK_GAIN
-from loopwm.model.config import CERTIFIED_LOOP, SIZES, SYSTEMS, LoopConfig, ModelConfig, System, sized
+from loopwm.model.config import (
+    CERTIFIED_LOOP,
+    ENTITY_TOKENS,
+    SIZES,
+    SYSTEMS,
+    EntityTokens,
+    LoopConfig,
+    ModelConfig,
+    System,
+    sized,
+)
 from loopwm.model.core import LoopedCore
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
@@ -114,15 +124,22 @@ def test_the_stacks_match_what_they_are_named_after(size: str) -> None:
 
 @pytest.mark.parametrize("spec", [ENTITIES, VECTOR])
 @pytest.mark.parametrize("action", [PUSH, CHOICE])
+@pytest.mark.parametrize("entity_tokens", ENTITY_TOKENS)
 @pytest.mark.parametrize(
     ("system", "shared", "certified"),
     [*((system, 1, False) for system in SYSTEMS), *(("looped", n, True) for n in (1, 2))],
 )
 def test_flop_accounting_equals_what_torch_counts_while_running(
-    spec: ObservationSpec, action: ActionSpec, system: System, shared: int, certified: bool
+    spec: ObservationSpec,
+    action: ActionSpec,
+    entity_tokens: EntityTokens,
+    system: System,
+    shared: int,
+    certified: bool,
 ) -> None:
     loop = replace(CERTIFIED_LOOP, mu=3) if certified else LoopConfig(mu=3)
-    model = make(ModelConfig(system=system, width=16, heads=2, tokens=4, shared=shared, loop=loop), spec, action)
+    sizes = ModelConfig(width=16, heads=2, tokens=4, entity_tokens=entity_tokens)
+    model = make(replace(sizes, system=system, shared=shared, loop=loop), spec, action)
     observations, actions = some(spec, action, batch=1, steps=1)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         h = model.observe(observations, actions)
@@ -158,6 +175,26 @@ def test_shapes_of_every_verb(spec: ObservationSpec, action: ActionSpec) -> None
     prediction = model.decode(latents)
     assert prediction.observation.shape == (3, 4, *spec.shape)
     assert prediction.reward.shape == prediction.continue_probability.shape == (3, 4)
+
+
+def test_entities_taken_together_are_read_and_decoded_as_one_vector_would_be() -> None:
+    sizes = ModelConfig(width=16, heads=2, tokens=4, loop=LoopConfig(mu=3), entity_tokens="together")
+    model = make(sizes)
+    observations, actions = some(ENTITIES, PUSH)
+    assert model.tokens == 4 != ENTITIES.shape[0]
+    # The same weights, given the same numbers as a flat vector, each with a mean and a spread of its own.
+    flat = ObservationSpec("vector", (ENTITIES.size,), tuple(map(str, range(ENTITIES.size))))
+    units = statistics(ENTITIES, PUSH)
+    names = ("observation_mean", "observation_std", "observation_changes")
+    repeated = {name: np.tile(getattr(units, name), ENTITIES.shape[0]) for name in names}
+    vector = WorldModel(sizes, flat, PUSH, replace(units, **repeated)).eval()
+    state = {name: value for name, value in model.state_dict().items() if name not in names}
+    vector.load_state_dict(state, strict=False)
+    got = model.decode(model.imagine(actions, observation=observations[:, 0])).observation
+    wanted = vector.decode(vector.imagine(actions, observation=observations[:, 0].flatten(1))).observation
+    torch.testing.assert_close(got.flatten(-2), wanted)
+    # Unlike with a token each, it matters which entity is which.
+    assert not torch.allclose(model.encode(observations), model.encode(observations.flip(-2)))
 
 
 def test_imagining_is_observing_that_stops_looking() -> None:

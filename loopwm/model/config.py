@@ -13,6 +13,8 @@ System = Literal["looped", "stack-equal-params", "stack-equal-flops"]
 SYSTEMS: tuple[System, ...] = ("looped", "stack-equal-params", "stack-equal-flops")
 ImageEncoder = Literal["conv", "patch"]
 IMAGE_ENCODERS: tuple[ImageEncoder, ...] = ("conv", "patch")
+EntityTokens = Literal["each", "together"]
+ENTITY_TOKENS: tuple[EntityTokens, ...] = ("each", "together")
 CERTIFIED_ABAR = (0.05, 0.95)
 """Range of Abar in a certified core, so that the weighted norm of its theorem stays comparable with the 2-norm."""
 
@@ -214,7 +216,11 @@ class ModelConfig:
     mlp_ratio: int = 4
     """Hidden width of the MLP over D."""
     tokens: int = 8
-    """N, latent tokens of a vector, an image or a text; a set of entities has one token each."""
+    """N, latent tokens of a vector, an image or a text, and of entities taken together."""
+    entity_tokens: EntityTokens = "each"
+    """`each`: every entity has a token of its own, and their order does not matter. `together`: all numbers of all
+    entities are spread over `tokens`, as those of a vector are; with many entities, such as the points of a mesh, an
+    update then costs a small part, and every token sees all of them. Other observations are not concerned."""
     image_encoder: ImageEncoder = "conv"
     """How images become tokens, and tokens images: `conv`, strided convolutions, or `patch`, one linear map for all
     patches, which is faster and blurs more. Other observations are not concerned."""
@@ -241,6 +247,10 @@ class ModelConfig:
         if self.image_encoder not in IMAGE_ENCODERS:
             raise UserError(
                 f"model.image_encoder must be one of {', '.join(IMAGE_ENCODERS)}, got '{self.image_encoder}'."
+            )
+        if self.entity_tokens not in ENTITY_TOKENS:
+            raise UserError(
+                f"model.entity_tokens must be one of {', '.join(ENTITY_TOKENS)}, got '{self.entity_tokens}'."
             )
         if self.system not in SYSTEMS:
             raise UserError(f"model.system must be one of {', '.join(SYSTEMS)}, got '{self.system}'.")
@@ -290,7 +300,7 @@ SIZES: dict[str, ModelConfig] = {
 
 def sized(name: str, base: ModelConfig | None = None) -> ModelConfig:
     """`base` with layers, widths and tokens of the named size; what is no matter of size stays: its system, its loop,
-    its image encoder, what it does with texts, and whether it has a summary head.
+    what it does with entities, images and texts, and whether it has a summary head.
 
     Raises:
         UserError: no such size; the nearest name is suggested.
@@ -300,5 +310,5 @@ def sized(name: str, base: ModelConfig | None = None) -> ModelConfig:
         hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(SIZES)}."
         raise UserError(f"There is no model size '{name}'; {hint}")
     base = base or ModelConfig()
-    kept = {part: getattr(base, part) for part in ("system", "loop", "summary", "image_encoder", "text")}
-    return replace(SIZES[name], **kept)
+    parts = ("system", "loop", "summary", "entity_tokens", "image_encoder", "text")
+    return replace(SIZES[name], **{part: getattr(base, part) for part in parts})

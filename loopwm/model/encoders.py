@@ -34,23 +34,23 @@ class EntityEncoder(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """A flat vector spread over N tokens, each with a learned position: (B, S) -> (B, N, D)."""
+    """All numbers spread over N tokens, each with a learned position: (B, S), or entities (B, M, F), -> (B, N, D)."""
 
     def __init__(self, config: ModelConfig, spec: ObservationSpec) -> None:
         super().__init__()
-        self.tokens = config.tokens
+        self.tokens, self.axes = config.tokens, len(spec.shape)
         self.embed = nn.Linear(spec.size, config.tokens * config.width)
         self.position = nn.Parameter(torch.randn(config.tokens, config.width) / config.width**0.5)
 
     def forward(self, observation: Tensor) -> Tensor:
-        return self.embed(observation).unflatten(-1, (self.tokens, -1)) + self.position
+        return self.embed(observation.flatten(-self.axes)).unflatten(-1, (self.tokens, -1)) + self.position
 
     def flops(self) -> int:
         """Operations of one observation."""
         return linear_flops(self.embed, 1)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """W (N D, S) and b (N D,) of e = W o + b, for all tokens together."""
+        """W (N D, S) and b (N D,) of e = W o + b, for all tokens together; S is M F of entities."""
         return self.embed.weight, self.embed.bias + self.position.flatten()
 
 
@@ -67,7 +67,8 @@ def observation_encoder(config: ModelConfig, spec: ObservationSpec) -> Observati
         return TextEncoder(config, spec)
     if spec.kind == "image":
         return ConvEncoder(config, spec) if config.image_encoder == "conv" else PatchEncoder(config, spec)
-    return EntityEncoder(config, spec) if spec.kind == "entities" else VectorEncoder(config, spec)
+    own = spec.kind == "entities" and config.entity_tokens == "each"
+    return EntityEncoder(config, spec) if own else VectorEncoder(config, spec)
 
 
 class ActionEncoder(nn.Module):

@@ -37,16 +37,18 @@ class Prediction:
 
 
 class ObservationHead(nn.Module):
-    """(..., N, D) -> (..., *S) in normalised units: token by token for entities, all tokens together for a vector."""
+    """(..., N, D) -> (..., *S) in normalised units: token by token for entities with a token each, otherwise from all
+    tokens together."""
 
     def __init__(self, config: ModelConfig, spec: ObservationSpec) -> None:
         super().__init__()
-        self.per_entity, self.entities = spec.kind == "entities", spec.shape[0]
+        self.per_entity = spec.kind == "entities" and config.entity_tokens == "each"
+        self.entities, self.shape = spec.shape[0], spec.shape
         inputs = config.width if self.per_entity else config.tokens * config.width
-        self.read = nn.Linear(inputs, spec.num_features)
+        self.read = nn.Linear(inputs, spec.num_features if self.per_entity else spec.size)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.read(h if self.per_entity else h.flatten(-2))
+        return self.read(h) if self.per_entity else self.read(h.flatten(-2)).unflatten(-1, self.shape)
 
     def flops(self) -> int:
         """Operations of one observation."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from loopwm.errors import UserError
+from loopwm.model.encoders import EntityEncoder
 from loopwm.model.images import ConvEncoder, PatchEncoder
 from loopwm.model.text.encoders import TextEncoder
 from loopwm.model.world_model import WorldModel
@@ -23,7 +24,7 @@ class Readout:
     """
 
     def __init__(self, model: WorldModel) -> None:
-        self.model, self.per_token = model, model.observation.kind == "entities"
+        self.model, self.per_token = model, isinstance(model.encoder, EntityEncoder)
         if isinstance(model.encoder, ConvEncoder | PatchEncoder | TextEncoder):
             raise UserError(
                 f"An embedding holds far fewer numbers than the {model.observation.kind} it was made from, so it "
@@ -40,6 +41,7 @@ class Readout:
     def observation(self, embedding: Tensor) -> Tensor:
         """E(o) or g_w(h_k), (..., N, D) -> the observation (..., *S) in environment units."""
         read = (self._centred(embedding) @ self.inverse.T).to(embedding.dtype)
+        read = read if self.per_token else read.unflatten(-1, self.model.observation.shape)
         return read * self.model.observation_std + self.model.observation_mean
 
     def strangeness(self, embedding: Tensor) -> Tensor:

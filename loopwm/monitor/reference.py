@@ -27,7 +27,18 @@ from loopwm.train.journal import config_as_dict, read_config, versions
 FORMAT = 1
 FILE = "reference.json"
 
-ARCHITECTURE = ("system", "width", "heads", "mlp_ratio", "tokens", "image_encoder", "prelude", "shared", "coda")
+ARCHITECTURE = (
+    "system",
+    "width",
+    "heads",
+    "mlp_ratio",
+    "tokens",
+    "entity_tokens",
+    "image_encoder",
+    "prelude",
+    "shared",
+    "coda",
+)
 LOOP = ("mu", "retention", "phases", "normalise_input", "start", "certified")
 """Options in which two models must agree to be comparable. The others may change; the monitor says what came of it."""
 

@@ -183,6 +183,9 @@ def weights_digest(blueprint: Blueprint, weights: dict[str, Tensor]) -> str:
     if blueprint.observation.kind != "image":
         # Means nothing there, and weights from before there were images, or texts, keep their digest.
         del architecture["model"]["image_encoder"]
+    if blueprint.observation.kind != "entities" or blueprint.model.entity_tokens == "each":
+        # Likewise from before entities could share tokens.
+        del architecture["model"]["entity_tokens"]
     if blueprint.observation.kind != "text":
         del architecture["model"]["text"]
     sha = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
