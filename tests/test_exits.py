@@ -182,6 +182,17 @@ def test_the_rows_that_run_are_the_rows_that_pay() -> None:
     assert sum(sizes) < MU * 16
 
 
+@pytest.mark.parametrize("exit", [None, ExitConfig("residual", 0.5), ExitConfig("output_delta", 0.5)])
+def test_a_trace_without_residuals_counts_the_same_loops(exit: ExitConfig | None) -> None:
+    model, batch = make_model(), inputs(5)
+    watched, counted = Trace(), Trace(residuals=False)
+    with torch.no_grad():
+        states = [model.step(*batch, exit=exit, trace=trace) for trace in (watched, counted)]
+    assert torch.equal(*states) and torch.equal(watched.loops, counted.loops)
+    assert torch.equal(watched.norm, counted.norm)
+    assert len(watched.residual) == watched.loops.max() and len(counted.residual) == 0
+
+
 def test_residuals_in_the_trace_end_where_a_row_left() -> None:
     model, batch = make_model(), inputs(16)
     trace = Trace()

@@ -138,7 +138,7 @@ class Dream:
     @torch.no_grad()
     def advance(self, actions: np.ndarray) -> Imagined:
         """One step of every row under `actions` (B, A)."""
-        action, trace = torch.as_tensor(actions, dtype=torch.float32, device=self.model.device), Trace()
+        action, trace = torch.as_tensor(actions, dtype=torch.float32, device=self.model.device), Trace(residuals=False)
         options = {"num_loops": self.config.num_loops, "exit": self.config.exit, "trace": trace}
         if self.seen.all() or not self.seen.any():
             self.h = self.model.step(self.h, action, self.embedding if self.seen.all() else None, **options)

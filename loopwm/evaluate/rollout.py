@@ -120,7 +120,7 @@ def imagined_observations(
 
     A warm-up is watched and not part of the result.
     """
-    trace = Trace()
+    trace = Trace(residuals=False)
     observation = _predict(model, segments, num_loops, exit, blind=True, trace=trace).observation
     return observation.cpu().double().numpy(), trace.loops.numpy()
 
@@ -139,8 +139,8 @@ def _errors(
     for first in range(0, len(segments), batch):
         part = segments.rows(slice(first, first + batch))
         scored = part.ahead if blind else part
-        # Without an exit every transition makes the loops asked for, and watching them would only cost time.
-        watched = Trace() if trace is None and exit is not None else trace
+        # Without an exit every transition makes the loops asked for.
+        watched = Trace(residuals=False) if trace is None and exit is not None else trace
         prediction = _predict(model, part, num_loops, exit, blind, watched)
         loops = torch.full(scored.valid.shape, num_loops or model.default_loops) if watched is None else watched.loops
         arrays = (prediction.observation, prediction.reward, prediction.continue_probability, loops)

@@ -99,7 +99,7 @@ def exit_time(
     rows = np.resize(np.arange(len(segments)), batch)
     start = torch.as_tensor(segments.observations[rows, 0], device=model.device)
     actions = torch.as_tensor(segments.actions[rows, :steps], device=model.device)
-    trace = Trace()
+    trace = Trace(residuals=False)
 
     def full() -> None:
         model.imagine(actions, observation=start)

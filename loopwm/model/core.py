@@ -112,15 +112,16 @@ class LoopedCore(nn.Module):
         loops = checked_loops(num_loops, len(h))
         injected = self.prelude(h, e, u)
         start = self.start(h, injected)
-        residuals: list[Tensor] | None = None if trace is None else []
+        residuals: list[Tensor] | None = [] if trace is not None and trace.residuals else None
         if leave is None:
             settled = self.refine(start, injected, loops, residuals)
         else:
             settled, loops = self.refine_until(start, injected, loops, leave, residuals)
         carried = self.finish(settled)
-        if trace is not None and residuals is not None:
+        if trace is not None:
             norm = carried.detach().pow(2).mean((-1, -2)).sqrt()
-            trace.steps.append(StepTrace(loops, torch.stack(residuals), norm))
+            moved = norm.new_empty(0, len(norm)) if residuals is None else torch.stack(residuals)
+            trace.steps.append(StepTrace(loops, moved, norm))
         return carried
 
     def path(self, h: Tensor, e: Tensor | None, u: Tensor, num_loops: int) -> tuple[Tensor, Tensor]:

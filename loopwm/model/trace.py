@@ -25,9 +25,14 @@ class StepTrace:
 
 @dataclass
 class Trace:
-    """Pass one to `step`, `observe` or `imagine`; afterwards it holds one StepTrace per environment step."""
+    """Pass one to `step`, `observe` or `imagine`; afterwards it holds one StepTrace per environment step.
+
+    Attributes:
+        residuals: whether to measure how far each loop moved, which takes a little time; if not, they are (0, B).
+    """
 
     steps: list[StepTrace] = field(default_factory=list)
+    residuals: bool = True
 
     @property
     def loops(self) -> Tensor:

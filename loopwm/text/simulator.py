@@ -124,7 +124,7 @@ class TextSimulator:
         e, read = self.encoder.window(observations, causes)
         u, said = self.acting.window(actions)
         memory = read.and_also(said)
-        trace = Trace()
+        trace = Trace(residuals=False)
         h, latents = self.model.initial(len(windows)), []
         for k in range(actions.shape[1]):
             shown = (k <= now)[:, None, None]
@@ -249,7 +249,7 @@ class Scene:
         """a_k: the world after it, and what is read there."""
         own = self.simulator
         tokens = torch.from_numpy(own._actions([action])[0])[None].to(own.device)
-        trace = Trace()
+        trace = Trace(residuals=False)
         u, said = own.acting.window(tokens[:, None])
         h = own.model.advance(
             self.h, u[:, 0], self.unread, num_loops=own.config.num_loops, exit=own.config.exit, trace=trace

@@ -45,7 +45,7 @@ def _errors(model: WorldModel, windows: Windows, exit: ExitConfig | None) -> tup
     if model.observation.warmup:
         return _watched_errors(model, windows, exit)
     batch, steps = windows.rewards.shape
-    traces = {"one_step": Trace(), "open_loop": Trace()}
+    traces = {name: Trace(residuals=False) for name in ("one_step", "open_loop")}
 
     imagined = model.imagine(
         windows.actions, observation=windows.observations[:, 0], exit=exit, trace=traces["open_loop"]
@@ -67,7 +67,7 @@ def _watched_errors(
     """`_errors` of the steps after the model has watched for a while."""
     seen, actions = windows.observations, windows.actions
     watch = min(model.observation.warmup, actions.shape[1] - 1)
-    traces = {"one_step": Trace(), "open_loop": Trace()}
+    traces = {name: Trace(residuals=False) for name in ("one_step", "open_loop")}
     latents = model.observe(seen[:, :-1], actions, exit=exit, trace=traces["one_step"])
     imagined = model.imagine(
         actions[:, watch:],
