@@ -59,6 +59,18 @@ def test_shared_and_single_models_are_measured_on_the_same_transitions_of_every_
     assert found["config"]["train"]["batch"] == 4 * 2
 
 
+def test_a_study_interrupted_while_it_measures_goes_on_with_what_is_measured(folder: Path) -> None:
+    measured = sorted((folder / "scores").glob("*.json"))
+    assert len(measured) == 7  # three shared ones, and two kinds for each of two worlds
+    before, found = {path: path.stat().st_mtime_ns for path in measured}, (folder / "capacity.json").read_text()
+    (folder / "capacity.json").unlink()
+    measured[0].unlink()
+    where = ["--recordings", str(folder / "worlds"), "--folder", str(folder), "--out", str(folder / "capacity.json")]
+    assert main([*WORDS, *SIZES, *where]) == 0
+    assert (folder / "capacity.json").read_text() == found
+    assert [path for path in measured if path.stat().st_mtime_ns != before[path]] == measured[:1]
+
+
 def test_errors_are_those_of_the_entities_that_are_there_in_units_of_their_world(folder: Path) -> None:
     found = json.loads((folder / "capacity.json").read_text())
     model = load(Path(found["runs"]["shared"][0]))

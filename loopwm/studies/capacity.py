@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from loopwm.model.config import SYSTEMS, ModelConfig, System
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig, preset
 from loopwm.progress import TerminalProgress
-from loopwm.studies.capacity_scores import Field, Scores, figures_of, measured
+from loopwm.studies.capacity_scores import Field, Scores, figures_of, kept, measured
 from loopwm.studies.config import CapacityStudyConfig, WorldStudyConfig
 from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import RateChoice, pick_rates, with_system
@@ -88,7 +89,8 @@ def run_capacity_study(config: CapacityStudyConfig) -> Path:
         for name, folders in runs.items():
             fields = together if name in SHARED else alone
             of = [fields[world] for world in worlds_of(name, plan)]
-            scores[name] = measured(folders, of, deep=name == "shared")
+            path = config.folder / "scores" / f"{part_name(name.replace(' ', '-'))}.json"
+            scores[name] = kept(path, config.command, partial(measured, folders, of, deep=name == "shared"))
             progress.advance(sum(len(one.runs) for one in scores.values()), total)
     write_json(config.out, plain(summary(plan, choices, runs, scores)))
     return config.out

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,9 +15,11 @@ from loopwm.data.mix import filled
 from loopwm.data.statistics import compute_statistics
 from loopwm.data.store import Store
 from loopwm.evaluate.bootstrap import Bootstrap, Interval, interval
+from loopwm.evaluate.evaluation import plain
 from loopwm.evaluate.rollout import one_step, open_loop
 from loopwm.evaluate.scores import Scorer
 from loopwm.evaluate.segments import Segments, rollouts, tile
+from loopwm.files import write_json
 from loopwm.model.core import LoopedCore
 from loopwm.studies.config import CapacityStudyConfig
 from loopwm.train.checkpoint import load
@@ -32,13 +35,14 @@ class Field:
     Attributes:
         scorer: a part of a mixture is in standard deviations of its world already, so these are its units; only what
             changes in this world counts.
-        steps: test transitions, each on its own. futures: what is imagined.
+        steps: test transitions, each on its own. futures: what is imagined. fewer: a quarter of the steps, for depths.
     """
 
     world: str
     scorer: Scorer
     steps: Segments
     futures: Segments
+    fewer: Segments
 
     @classmethod
     def of(cls, world: str, part: Path, config: CapacityStudyConfig) -> Field:
@@ -51,7 +55,8 @@ class Field:
         steps = tile(columns, test, 4, transitions=config.transitions)
         longest = int(columns.ep_len[test].max())
         futures = rollouts(columns, test, min(config.horizon, longest), rows=config.transitions // 10)
-        return cls(world, scorer, steps, futures)
+        fewer = tile(columns, test, 4, transitions=max(1, config.transitions // 4))
+        return cls(world, scorer, steps, futures, fewer)
 
     def filled(self, entities: int) -> Field:
         """The same transitions as a model of the mixture sees them, with so many entities."""
@@ -61,7 +66,8 @@ class Field:
             return replace(segments, observations=filled(segments.observations, spec.names, entities))
 
         common = replace(spec, shape=(entities, spec.num_features))
-        return Field(self.world, replace(self.scorer, spec=common), whole(self.steps), whole(self.futures))
+        parts = (whole(segments) for segments in (self.steps, self.futures, self.fewer))
+        return Field(self.world, replace(self.scorer, spec=common), *parts)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,23 @@ class Scores:
     open_loop: dict[str, Errors]
     depth: dict[str, dict[str, float]]
 
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Scores:
+        """As `kept` writes it."""
+        one_step, open_loop = (
+            {world: Errors(np.array(one["error"], float), np.array(one["episode"])) for world, one in errors.items()}
+            for errors in (stored["one_step"], stored["open_loop"])
+        )
+        runs = tuple(map(Path, stored["runs"]))
+        return cls(**{**stored, "runs": runs, "one_step": one_step, "open_loop": open_loop})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        found = asdict(self)
+        for errors in (*found["one_step"].values(), *found["open_loop"].values()):
+            errors |= {name: column.tolist() for name, column in errors.items()}
+        return plain(found | {"runs": [str(run) for run in self.runs]})
+
 
 def measured(runs: Sequence[Path], fields: Sequence[Field], deep: bool = False) -> Scores:
     """Measure runs that differ in their seed alone.
@@ -103,13 +126,13 @@ def measured(runs: Sequence[Path], fields: Sequence[Field], deep: bool = False) 
     results = [finished(run) for run in runs]
     one, far, depth = {}, {}, {}
     for field in fields:
-        one[field.world] = _pooled([_single(model, field) for model in models], field.steps)
+        one[field.world] = _pooled([_single(model, field.steps, field.scorer) for model in models], field.steps)
         far[field.world] = _pooled([_imagined(model, field) for model in models], field.futures)
         core = models[0].core
         if deep and isinstance(core, LoopedCore):
             mu = models[0].default_loops
             depth[field.world] = {
-                str(t): float(np.mean([np.nanmean(_single(model, field, t)) for model in models]))
+                str(t): float(np.mean([np.nanmean(_single(model, field.fewer, field.scorer, t)) for model in models]))
                 for t in sorted({1, 2, 4, mu, 2 * mu, 8 * mu})
             }
     return Scores(
@@ -123,8 +146,17 @@ def measured(runs: Sequence[Path], fields: Sequence[Field], deep: bool = False) 
     )
 
 
-def _single(model: WorldModel, field: Field, loops: int | None = None) -> np.ndarray:
-    return one_step(model, field.steps, loops, scorer=field.scorer).observation
+def kept(path: Path, command: str, measure: Callable[[], Scores]) -> Scores:
+    """What `measure` returns, or returned before under the same command: a study that was interrupted goes on."""
+    if not path.is_file() or json.loads(path.read_text())["command"] != command:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"command": command, "scores": measure().to_json()})
+    # Read in any case, so that an interruption changes no digit.
+    return Scores.from_json(json.loads(path.read_text())["scores"])
+
+
+def _single(model: WorldModel, steps: Segments, scorer: Scorer, loops: int | None = None) -> np.ndarray:
+    return one_step(model, steps, loops, scorer=scorer).observation
 
 
 def _imagined(model: WorldModel, field: Field) -> np.ndarray:
