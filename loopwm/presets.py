@@ -98,14 +98,20 @@ class Preset:
 # One precision for all systems: no comparison may depend on which one a busy machine happened to measure as faster.
 _BILLIARDS = RunConfig(train=TrainConfig(precision="float32"))
 
-# Trained on windows of 4, imagined locomotion was worse than a linear map from nine steps on; of 8, nowhere. An
-# imagined walker was worse than a linear map from eight steps on with AdamW; in one trial with Muon it was not.
-_WORLDS = replace(
-    _BILLIARDS,
-    optim=OptimConfig(kind="muon", lr=1e-2, warmup=50),
-    train=replace(_BILLIARDS.train, window=8, batch=64, updates=500),
+_WORLDS = Preset(
+    "the billiards model for any world, on longer windows: what `loopwm study world` starts from",
+    # Trained on windows of 4, imagined locomotion was worse than a linear map from nine steps on; of 8, nowhere. An
+    # imagined walker was worse than a linear map from eight steps on with AdamW; in one trial with Muon it was not.
+    replace(
+        _BILLIARDS,
+        optim=OptimConfig(kind="muon", lr=1e-2, warmup=50),
+        train=replace(_BILLIARDS.train, window=8, batch=64, updates=500),
+    ),
+    episodes=4000,
+    rates=(5e-3, 1e-2, 2e-2),
+    rate_updates=100,
+    evaluation=EvaluateConfig(transitions=5000, horizon=20, rollouts=500, stability_steps=1000),
 )
-_WORLDS_EVALUATION = EvaluateConfig(transitions=5000, horizon=20, rollouts=500, stability_steps=1000)
 
 PRESETS: dict[str, Preset] = {
     "billiards": Preset(
@@ -138,21 +144,11 @@ PRESETS: dict[str, Preset] = {
         rate_updates=1500,
         evaluation=EvaluateConfig(transitions=20_000),
     ),
-    "worlds": Preset(
-        "the billiards model for any world, on longer windows: what `loopwm study world` starts from",
+    "worlds": _WORLDS,
+    "meshes": replace(
         _WORLDS,
-        episodes=4000,
-        rates=(5e-3, 1e-2, 2e-2),
-        rate_updates=100,
-        evaluation=_WORLDS_EVALUATION,
-    ),
-    "meshes": Preset(
-        "the same for worlds of many entities, such as the points of a cloth: all of them together on 8 tokens",
-        replace(_WORLDS, model=replace(_WORLDS.model, entity_tokens="together")),
-        episodes=4000,
-        rates=(5e-3, 1e-2, 2e-2),
-        rate_updates=100,
-        evaluation=_WORLDS_EVALUATION,
+        intent="the same for worlds of many entities, such as the points of a cloth: all of them together on 8 tokens",
+        config=replace(_WORLDS.config, model=ModelConfig(entity_tokens="together")),
     ),
     "pixels": Preset(
         "billiards seen as images of 64 by 64: windows long enough to remember in, and random shifts",
