@@ -53,8 +53,7 @@ def test_what_was_recorded_stands_beside_what_is_imagined(toy_run: Path) -> None
         lines = player.take("").splitlines()
         assert lines[0] == f"> {action}"
         assert lines[-1] == ("  [as recorded]" if lines[1] == true else f"  [recorded: {true}]")
-        memory = player.moments[-1][0].memory
-        assert memory is not None and int(memory.step.max()) == step + 1
+        assert int(player.moments[-1][0].scenes.memory.step.max()) == step + 1
     assert "Nothing was recorded from here on" in player.take("")
 
 

@@ -144,8 +144,9 @@ def test_what_looping_buys_is_the_stored_evidence(page: str, stored: dict[str, A
         assert spent[name][0].startswith(f"{one['mean']:.2f} [")
     latents = rows(page, "imagined in the latent or with every step decoded")
     assert [cells[1] for cells in latents.values()] == [percent(one) for one in found["words"]]
-    last, whole = found["milliseconds"][0], found["milliseconds_all"][0]
-    assert f"{last:.0f} ms to its last text and {whole:.0f} ms to all" in page
+    took = {name: f"{one[0]:.0f} ms [{one[1]:.0f}, {one[2]:.0f}]" for name, one in found["milliseconds"].items()}
+    assert f"{took['last']} to its last text, {took['live']} where" in page
+    assert f"{took['all']} to all of its texts, {took['words']} when" in page
 
 
 def test_the_page_says_what_the_runs_are(page: str, written: Path, runs: list[Path]) -> None:

@@ -131,6 +131,20 @@ def test_playing_step_by_step_gives_what_windows_give(toy_run: Path) -> None:
             assert 0 <= answer.goes_on <= 1
 
 
+def test_answers_that_are_read_again_are_those_of_a_window_in_which_they_were_seen(toy_run: Path) -> None:
+    simulator = TextSimulator.from_run(toy_run, SimulatorConfig(decode=True))
+    windows = questions("history", per_episode=4)
+    found = simulator.foresee_all(windows)
+    assert [texts[-1:] for texts in found.texts] == simulator.foresee(windows, last=True).texts
+    for row, window in enumerate(windows):
+        for step, action in enumerate(window.actions):
+            seen, done = (*window.context.observations, *found.texts[row][:step]), window.actions[:step]
+            context = replace(window.context, observations=seen, actions=(*window.context.actions, *done))
+            anew = simulator.foresee([replace(window, context=context, actions=(action,))])
+            assert anew.texts == [[found.texts[row][step]]]
+            assert float(anew.confidence) == pytest.approx(float(found.confidence[row, step]), rel=1e-3, abs=1e-6)
+
+
 def test_a_scene_can_be_left_in_two_ways(toy_run: Path) -> None:
     scene = TextSimulator.from_run(toy_run).begin("You are in the kitchen.", "Your task is to read the counter.")
     first, second = scene.act("go")[1], scene.act("open box")[1]
@@ -146,9 +160,8 @@ def test_reading_what_was_imagined_is_another_way_of_going_on(toy_run: Path) -> 
     latent, scene = (one.begin(window.context.now, described) for one in (own, fed))
     for action in window.actions:
         latent, scene = latent.act(action)[0], scene.act(action)[0]
-    assert latent.memory is not None and scene.memory is not None
-    assert int(latent.memory.window) < int(scene.memory.window)
-    assert scene.unread is not None and latent.unread is None
+    assert int(latent.scenes.memory.window) < int(scene.scenes.memory.window)
+    assert scene.scenes.unread is not None and latent.scenes.unread is None
     answers = fed.predict([window])[0]
     replay: Scene = fed.begin(window.context.now, described)
     for action, expected in zip(window.actions, answers, strict=True):

@@ -190,8 +190,8 @@ def figures(config: TextStudyConfig, results: dict[str, dict[str, Any]], evidenc
             lead = main[other]["mix"] or main[other]["macro"]
             for part, prefix in (("mean", "lead"), ("low", "lead_low"), ("high", "lead_high")):
                 found[f"{prefix}_{track}{key}"] = round(100 * lead[part], 2)
-    for key, measured in (("window_ms", "milliseconds"), ("window_all_ms", "milliseconds_all")):
-        middle, low, high = evidence[measured]
+    for name, (middle, low, high) in evidence["milliseconds"].items():
+        key = f"window_{name}_ms".replace("_last", "")
         found |= {key: round(middle, 1), f"{key}_low": round(low, 1), f"{key}_high": round(high, 1)}
     for loops, em in evidence["depth"].items():
         found[f"em_at_{loops}_loops"] = round(100 * em["mean"], 2)

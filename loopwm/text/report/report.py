@@ -13,7 +13,7 @@ from loopwm.evaluate.findings import Finding
 from loopwm.evaluate.report import HTML, JSON, Report
 from loopwm.evaluate.tables import Table
 from loopwm.files import atomic_write, refuse_existing, write_json
-from loopwm.text.benchmark.looping import Looping
+from loopwm.text.benchmark.looping import Looping, Spread
 from loopwm.text.benchmark.tables import INDICATIVE, headline_name, reported_json
 from loopwm.text.benchmark.windows import find_track
 from loopwm.text.report import figures, tables
@@ -186,12 +186,16 @@ def _shown(asked: Asked) -> str:
     return f"A system reads {', '.join(seen)}, and then {ahead}, whose answers it has to predict."
 
 
+def _time(spread: Spread) -> str:
+    return f"{spread[0]:.0f} ms [{spread[1]:.0f}, {spread[2]:.0f}]"
+
+
 def _looping(name: str, found: Looping) -> LoopingPart:
-    last, whole = found.milliseconds, found.milliseconds_all
+    took = found.milliseconds
     return LoopingPart(
         chosen=f"{found.chosen:g}",
-        time=f"{last[0]:.0f} ms to its last text and {whole[0]:.0f} ms to all of its texts (medians; quartiles "
-        f"{last[1]:.0f} and {last[2]:.0f}, {whole[1]:.0f} and {whole[2]:.0f})",
+        time=f"{_time(took.last)} to its last text, {_time(took.live)} where all before it was read already, "
+        f"{_time(took.all)} to all of its texts, {_time(took.words)} when each is read before the next action",
         figures=figures.looping_figures(name, found),
         tables=[
             (f"EM at the last step with T loops, and with the exit output_delta, n = {found.windows:,} windows.",
