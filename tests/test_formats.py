@@ -233,6 +233,16 @@ def test_damaged_files_are_refused(tmp_path: Path, billiards_store: Path) -> Non
     whole = (folder / "run001.npz").read_bytes()
     (folder / "run001.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"run001\.npz: this cannot be read as an \.npz file"):
+        list(open_source(folder).episodes())
+    # What else is wrong is told with it.
+    values = np.random.default_rng(0).normal(size=(3, 2))
+    values[2] = np.nan
+    np.savez(folder / "run002.npz", observations=values, actions=np.zeros(2, int), slip=np.zeros(2))
+    problems = check(open_source(folder)).problems
+    assert [problem.split(":")[0].rsplit("/")[-1] for problem in problems[:2]] == ["run001.npz", "run002.npz"]
+    (folder / "run000.npz").unlink()
+    (folder / "run002.npz").unlink()
+    with pytest.raises(UserError, match=r"run001\.npz: this cannot be read as an \.npz file"):
         open_source(folder)
     source = open_source(billiards_store)
     write_source(tmp_path / "x.parquet", source.meta, source.episodes())

@@ -181,6 +181,7 @@ def test_gymnasiums_vectors_and_wrappers_take_it(cartpole: Path) -> None:
     [
         ([0.0], r"2 finite number\(s\), got \[0\.0\]"),
         ([np.nan, 0.0], r"2 finite number\(s\), got \[nan, 0\.0\]"),
+        ([0.0, 1.5], r"\[0\.0, 1\.5\] is outside of \[-1\.0, -1\.0\] to \[1\.0, 1\.0\].*ClipAction"),
     ],
 )
 def test_an_action_of_another_world_is_refused(run: Path, action: list[float], message: str) -> None:
@@ -188,6 +189,7 @@ def test_an_action_of_another_world_is_refused(run: Path, action: list[float], m
     env.reset(seed=0)
     with pytest.raises(UserError, match=message):
         env.step(action)
+    env.step(np.array([1.0, -1.000001], np.float32))
 
 
 def test_a_choice_that_does_not_exist_is_refused(cartpole: Path) -> None:

@@ -25,8 +25,12 @@ from loopwm.errors import UserError
 from loopwm.model.config import ExitConfig
 from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
+from loopwm.spaces import ActionSpec
 from loopwm.train.checkpoint import load
 from loopwm.train.journal import read_config
+
+ROUNDING = 1e-5
+"""By which part of a bound an action may be beyond it, as the end of a float32 computation can be."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ class WorldModelEnv(gymnasium.Env[np.ndarray, Any]):
         if self._taken < 0:
             raise UserError("This environment has to be reset before its first step; call reset().")
         spec = self._dream.model.action
-        row = checked_actions(np.reshape(action, (1, -1)), spec.stored_size, spec.choices)
+        row = checked_actions(np.reshape(action, (1, -1)), spec)
         out = self._dream.advance(row)
         self._taken += 1
         truncated = self.config.max_steps > 0 and self._taken >= self.config.max_steps
@@ -313,7 +317,7 @@ class WorldModelVectorEnv(VectorEnv):
         if len(np.atleast_1d(actions)) != self.num_envs:
             raise UserError(f"Give an action for each of {self.num_envs} worlds, got {len(np.atleast_1d(actions))}.")
         rows = np.reshape(actions, (self.num_envs, -1))
-        out = self._dream.advance(checked_actions(rows, spec.stored_size, spec.choices))
+        out = self._dream.advance(checked_actions(rows, spec))
         self._taken += 1
         observation, again = out.observation.copy(), np.flatnonzero(self._over)
         reward = np.where(self._over, 0.0, out.reward)
@@ -353,17 +357,25 @@ def given_observation(options: dict[str, Any] | None, model: WorldModel) -> Tens
     return observation
 
 
-def checked_actions(actions: np.ndarray, size: int, choices: tuple[int, ...]) -> np.ndarray:
+def checked_actions(actions: np.ndarray, spec: ActionSpec) -> np.ndarray:
     """`actions` (B, A) as the model stores them.
 
     Raises:
-        UserError: another number of columns, numbers that are not finite, or choices that do not exist.
+        UserError: another number of columns, numbers not finite or out of bounds, or choices that do not exist.
     """
-    actions = np.asarray(actions, dtype=np.float32)
+    actions, size, choices = np.asarray(actions, dtype=np.float32), spec.stored_size, spec.choices
     if actions.shape[1] != size or not np.isfinite(actions).all():
         raise UserError(f"An action of this world is {size} finite number(s), got {actions[0].tolist()}.")
     if choices and ((actions < 0) | (actions >= choices) | (actions % 1 != 0)).any():
         raise UserError(f"An action of this world is one of {choices} choices, counted from 0; got {actions.tolist()}.")
+    low, high = (np.array(bound or [end], np.float32) for bound, end in ((spec.low, -np.inf), (spec.high, np.inf)))
+    outside = (actions < low - ROUNDING * abs(low)) | (actions > high + ROUNDING * abs(high))
+    if not choices and outside.any():
+        row = int(outside.any(1).argmax())
+        raise UserError(
+            f"The action {actions[row].tolist()} is outside of {list(spec.low)} to {list(spec.high)}, where nothing "
+            "was recorded: clip it, such as with gymnasium.wrappers.ClipAction."
+        )
     return actions
 
 

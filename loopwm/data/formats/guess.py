@@ -24,19 +24,23 @@ MOST_CHOICES = 10_000
 def guessed(path: Path, episodes: Iterable[tuple[str, Read]]) -> StoreMeta:
     """What the logs at `path` hold, which do not say. All of them are looked at, as any may hold the largest action.
 
+    One that cannot be read is passed over: it is named when it is its turn, and others can be checked before.
+
     Args:
         episodes: where each of them is, for messages, and what reads it.
 
     Raises:
-        UserError: one cannot be read, or does not fit the first.
+        UserError: none can be read, or one does not fit the first.
     """
     begin, spec, labels, ranges, negative = "", None, (), [], ""
+    unreadable: UserError | None = None
     for where, read in episodes:
         try:
             observations, actions, names = read()
             found, acted = observation_spec(observations), ActionRange.of(actions)
         except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+            unreadable = unreadable or UserError(f"{where}: {error}")
+            continue
         if spec is None:
             begin, spec, labels = where, found, names
         ranges.append(acted)
@@ -52,7 +56,7 @@ def guessed(path: Path, episodes: Iterable[tuple[str, Read]]) -> StoreMeta:
             continue
         raise UserError(f"{begin} has {difference}; one recording holds one world, all of it alike.")
     if spec is None:
-        raise UserError(f"{path} holds no rows.")
+        raise unreadable or UserError(f"{path} holds no rows.")
     action = action_spec(ranges)
     if negative and action.choices:
         raise UserError(
