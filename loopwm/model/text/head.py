@@ -49,6 +49,8 @@ class LookingBack(nn.Module):
 
 _MISMATCH = 0.5
 """What an agreement further back still counts after each word that differs."""
+_CELLS = 2**17
+"""Pairs of words that are compared at once, few enough to stay in a processor's cache."""
 
 
 def agreement(written: Tensor, remembered: Tensor) -> Tensor:
@@ -60,12 +62,17 @@ def agreement(written: Tensor, remembered: Tensor) -> Tensor:
     Args:
         written: (R, L, F), words before each place, nearest first; 0 is none. remembered: (R, C, F).
     """
-    total = torch.zeros(*written.shape[:2], remembered.shape[1], device=written.device)
-    worth = torch.ones_like(total)
-    for word, other in zip(written.int().unbind(-1), remembered.int().unbind(-1), strict=True):
-        same = (word[:, :, None] == other[:, None, :]) & (word != 0)[:, :, None]
-        total += worth * same
-        worth *= torch.where(same, 1.0, _MISMATCH)
+    rows, length, _ = written.shape
+    total = torch.empty(rows, length, remembered.shape[1], device=written.device)
+    # Furthest first, word by word; what is not there is like nothing.
+    words = torch.where(written == 0, -1, written).int().movedim(-1, 0).flip(0)
+    others = remembered.int().movedim(-1, 0).flip(0)
+    step = max(1, _CELLS // max(1, rows * remembered.shape[1]))
+    for begin in range(0, length, step):
+        part = torch.zeros_like(total[:, begin : begin + step])
+        for word, other in zip(words[:, :, begin : begin + step, None], others[:, :, None], strict=True):
+            part = torch.where(word == other, part + 1.0, _MISMATCH * part)
+        total[:, begin : begin + step] = part
     return total
 
 
