@@ -73,6 +73,11 @@ def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, mo
         assert goal.startswith(f"| EM, history | 78 | {em:.1f} [{low:.1f}, {high:.1f}] | {verdict}")
     slow = text_page.goals(found | {"figures": figures | {"window_ms": 51.0, "window_live_ms": 49.0}})[-2:]
     assert [line.split(" | ")[-1] for line in slow] == ["missed |", "reached |"]
+    # A decoder that reads the latent alone is a study of its own, told apart.
+    alone = replace(small, head="bottleneck")
+    assert study.settings_of(alone).model.text.head == "bottleneck" and "--head bottleneck" in alone.command
+    assert alone.home != small.home and alone.result.name == "scienceworld-bottleneck.json"
+    assert "## ScienceWorld, the latent alone" in text_page.page([found | {"head": "bottleneck"}])
     # Again from what is there: nothing is trained or asked twice.
     result.unlink()
     monkeypatch.setattr(study, "run_benchmark", None)

@@ -292,6 +292,8 @@ class TextStudyConfig:
     """How evenly task types are drawn, from 0, by how much there is of them, to 1, equally often."""
     numbers: bool = True
     """Digits that are read come with the value of their number."""
+    head: Literal["copy", "bottleneck"] = "copy"
+    """What a decoder reads: the latent alone (`bottleneck`), or also what was seen, which it may repeat (`copy`)."""
     split: Literal["validation", "test"] = "validation"
     """Episodes asked about: `test` once, when nothing is changed any more."""
     per_type: int = 200
@@ -306,17 +308,21 @@ class TextStudyConfig:
     folder: Path = Path("runs/study-text")
     """Where the runs go, a folder for each world."""
     out: Path | None = None
-    """The result; WORLD.json in `folder` when left out."""
+    """The result; WORLD.json in `folder` when left out, or WORLD-bottleneck.json."""
 
     @property
     def home(self) -> Path:
-        """Folder of this world's runs."""
-        return self.folder / self.world
+        """Folder of this world's runs with this head."""
+        return self.folder / f"{self.world}{self._kind}"
+
+    @property
+    def _kind(self) -> str:
+        return "" if self.head == "copy" else f"-{self.head}"
 
     @property
     def result(self) -> Path:
         """The file to write."""
-        return self.out or self.folder / f"{self.world}.json"
+        return self.out or self.folder / f"{self.world}{self._kind}.json"
 
     @property
     def command(self) -> str:

@@ -71,7 +71,7 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         spell=config.spell,
         balance=config.balance,
     )
-    model = replace(settings.model, text=replace(settings.model.text, numbers=config.numbers))
+    model = replace(settings.model, text=replace(settings.model.text, numbers=config.numbers, head=config.head))
     return replace(settings, data=config.data, model=model, train=train)
 
 
@@ -144,6 +144,7 @@ def summary(
         "updates": config.updates,
         "beam": config.beam,
         "decode": config.decode,
+        "head": config.head,
         "split": config.split,
         "recordings": digests,
         "recorded_by": {path.name: read_recording(path)[0].command for path in (config.data, *config.further)},

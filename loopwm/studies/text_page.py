@@ -56,6 +56,10 @@ def card(results: Sequence[Result]) -> str:
 def world(result: Result) -> str:
     """One world: what is hit, by how much more than others, where, why not, and at what price."""
     title = {"scienceworld": "ScienceWorld", "alfworld": "ALFWorld"}[result["tracks"]["history"]["world"]]
+    if result.get("head", "copy") == "bottleneck":
+        tables = (hits, leads, misses, depths, latents, sizes, made_by)
+        told = "The decoder reads h_k and nothing else: all that a text says went through the latent."
+        return "\n\n".join([f"## {title}, the latent alone", told, *("\n".join(table(result)) for table in tables)])
     tables = (hits, goals, leads, steps, types, misses, depths, latents, sizes, made_by)
     return "\n\n".join([f"## {title}", *("\n".join(table(result)) for table in tables)])
 
