@@ -36,7 +36,7 @@ class Scenes:
     action: Tensor | None
 
     @classmethod
-    @torch.no_grad()
+    @torch.inference_mode()
     def after(cls, model: WorldModel, config: SimulatorConfig, observations: Tensor, actions: Tensor) -> Scenes:
         """Worlds in which all of this was read and done.
 
@@ -60,7 +60,7 @@ class Scenes:
         last = actions[rows, step - 1] if actions.shape[1] else None
         return cls(model, config, torch.stack(path, 1)[rows, step], memory, step, e[rows, step], last)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def acted(self, action: Tensor) -> tuple[Scenes, Tensor]:
         """After one more action (B, A) in each of them, and the loops (B,) that this took."""
         u, said = cast(TextActionEncoder, self.model.action_encoder).window(action[:, None])
@@ -72,13 +72,14 @@ class Scenes:
         after = replace(self, h=h, memory=memory, step=self.step + 1, unread=None, action=action)
         return after, trace.loops[:, 0]
 
+    @torch.inference_mode()
     def written(self) -> Written:
         """What is read after the last action, or was, before any."""
         head = cast(TextHead, self.model.observation_head)
         # A text is written from what was seen before it: o_k+1 looks back at o_0 ... o_k and a_0 ... a_k.
         return write(head, self.h, self.memory, (self.step - 1).clamp(min=0), beam=self.config.beam)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def saw(self, observation: Tensor) -> Scenes:
         """The same moment, in which the words (B, L) were read."""
         causes = None if self.action is None else self.action[:, None]
