@@ -30,6 +30,10 @@ class SilentProgress:
         pass
 
 
+SHORTEST = 0.2
+"""Seconds from which on a pace means something: two workers that are done at once say nothing of how fast they were."""
+
+
 class Pace:
     """Units per second over the recent past, so that neither a slow start nor a resumed job distorts it."""
 
@@ -46,11 +50,11 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """Units per second; 0 while unknown."""
+        """Units per second; 0 while unknown, as it is in the beginning."""
         if len(self._marks) < 2:
             return 0.0
         (start, before), (end, after) = self._marks[0], self._marks[-1]
-        return (after - before) / (end - start) if end > start and after > before else 0.0
+        return (after - before) / (end - start) if end - start >= SHORTEST and after > before else 0.0
 
     def remaining(self, total: int) -> float:
         """Seconds until `total`; infinite while the rate is unknown."""

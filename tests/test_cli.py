@@ -255,7 +255,7 @@ def damage(recording: Path, how: str, path: Path) -> None:
         ("cut short", "truncated"),
         ("another HDF5 file", "not a loopwm store"),
         ("another schema version", "has schema version 99"),
-        ("a NaN", "NaN or infinite"),
+        ("a NaN", "NaN or an infinite number"),
     ],
 )
 def test_a_recording_that_cannot_be_used_is_refused(

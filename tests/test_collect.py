@@ -137,7 +137,7 @@ class Fragile(gymnasium.Env):
     ("failure", "reason"),
     [
         ("raises", "ZeroDivisionError: the engine blew up"),
-        ("NaN", "Step 4 of the episode with seed .* has observation that is NaN or infinite"),
+        ("NaN", "Step 4 of the episode with seed .* has a NaN or an infinite number in 'observation'"),
         ("shape", r"an observation has shape \(3,\), and the observation space says \(2,\)"),
         ("number", r"an observation has shape \(\), and the observation space says \(2,\)"),
     ],

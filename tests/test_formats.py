@@ -207,7 +207,10 @@ def test_a_remote_recording_is_copied_once(tmp_path: Path, billiards_store: Path
             {"observations": np.zeros((4, 2))},
             r"run000\.npz: An episode of L >= 1 transitions holds L \+ 1 observations",
         ),
-        ({"rewards": np.full(12, np.nan)}, r"run000\.npz: Step 0 of .* has rewards that is NaN or infinite"),
+        (
+            {"rewards": np.full(12, np.nan)},
+            r"run000\.npz: Step 0 of the episode has a NaN or an infinite number in 'rewards'",
+        ),
         ({"actions": np.zeros((0, 1))}, "run000.npz: An episode of L >= 1"),
         ({"observations": np.array(["a"] * 13)}, "neither vectors"),
     ],

@@ -70,6 +70,13 @@ def test_the_pace_of_a_resumed_job_counts_only_what_this_run_did():
     assert (pace.rate, pace.remaining(6_000)) == (10.0, 90.0)
 
 
+def test_workers_that_are_done_at_once_say_nothing_of_the_pace():
+    pace = Pace()
+    pace.update(5.0, 1_000)
+    pace.update(5.00005, 2_000)
+    assert (pace.rate, pace.remaining(2_000)) == (0.0, inf)
+
+
 def test_the_pace_forgets_a_slow_start():
     pace = Pace(window=30.0)
     pace.update(0.0, 0)

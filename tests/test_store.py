@@ -216,11 +216,14 @@ def drop(name: str) -> Callable[[h5py.File], None]:
 DAMAGES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "NaN observation": (
         put("observation", (11, 1), np.nan),
-        "observation that is NaN .* in episode 2, step 2",
+        "a NaN or an infinite number in 'observation', episode 2, step 2",
     ),
-    "infinite observation": (put("observation", (14, 0), np.inf), "observation .* infinite in episode 2, step 5"),
-    "NaN action": (put("action", (9, 0), np.nan), "action that is NaN or infinite in episode 2, step 0"),
-    "NaN label": (put("label/effort", 9, np.nan), "label/effort that is NaN or infinite in episode 2, step 0"),
+    "infinite observation": (
+        put("observation", (14, 0), np.inf),
+        "infinite number in 'observation', episode 2, step 5",
+    ),
+    "NaN action": (put("action", (9, 0), np.nan), "infinite number in 'action', episode 2, step 0"),
+    "NaN label": (put("label/effort", 9, np.nan), "infinite number in 'label/effort', episode 2, step 0"),
     "other schema": (metadata(schema_version=99), "schema version 99, this loopwm reads version 1; record it again"),
     "other time": (metadata(time_convention="a_k leads to o_k"), "follows the time convention 'a_k leads to o_k'"),
     "damaged metadata": (metadata(observation={"kind": "vector"}), "damaged metadata"),
@@ -338,7 +341,9 @@ def test_an_episode_with_numbers_that_are_not_finite_names_the_step(bad: float):
     good = random_episode(META, 6, seed=3)
     observations = good.observations.copy()
     observations[4, 1] = bad
-    with pytest.raises(UserError, match="Step 4 of the episode with seed 3 has observation that is NaN or infinite"):
+    with pytest.raises(
+        UserError, match="Step 4 of the episode with seed 3 has a NaN or an infinite number in 'observation'"
+    ):
         Episode(observations, good.actions, good.rewards, False, good.labels, seed=3)
 
 

@@ -56,9 +56,10 @@ class Episode:
         for name, column in {"observation": self.observations, **columns}.items():
             step = first_not_finite(column)
             if step is not None:
+                which = f" with seed {self.seed}" if self.seed >= 0 else ""
                 raise UserError(
-                    f"Step {step} of the episode with seed {self.seed} has {name} that is NaN or infinite; "
-                    "repair the environment or drop the episode."
+                    f"Step {step} of the episode{which} has a NaN or an infinite number in '{name}'; repair the "
+                    "environment or drop the episode."
                 )
 
     @property

@@ -402,7 +402,7 @@ def _check_rows(store: Store) -> None:
             if row is not None:
                 index = int(np.searchsorted(offsets, row, side="right")) - 1
                 raise UserError(
-                    f"{store.path} has {name} that is NaN or infinite in episode {first + index}, step "
+                    f"{store.path} has a NaN or an infinite number in '{name}', episode {first + index}, step "
                     f"{row - int(offsets[index])}; repair or drop that episode."
                 )
             misplaced = values[finals].any() if name != "observation" else False
