@@ -357,3 +357,11 @@ def test_a_recording_in_which_nothing_changes_is_refused(billiards_store: Path, 
 def test_an_unknown_device_is_refused(billiards_store: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Device 'cuda:7' is not available"):
         Trainer(debug(billiards_store, device="cuda:7"), tmp_path)
+
+
+def test_a_recording_without_held_out_episodes_is_refused(billiards_store: Path, tmp_path: Path) -> None:
+    with Store.open(billiards_store) as store:
+        train_only = [store.episode(int(index)) for index in store.split("train")[:5]]
+        write_store(tmp_path / "few.h5", train_only, store.meta)
+    with pytest.raises(UserError, match=r"few\.h5 has 5 training and 0 validation episodes, .* record more episodes"):
+        Trainer(debug(tmp_path / "few.h5"), tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +70,7 @@ def _numbers(config: RunConfig) -> TrainingData:
         digest, columns = store.digest, open_memmap(store)
         train, validation = store.split("train"), store.split("validation")
         observation, action = store.meta.observation, store.meta.action
+    _refuse_missing_split(config.data, train, validation)
     statistics = compute_statistics(columns, train)
     if not statistics.observation_changes.any():
         raise UserError(
@@ -90,10 +92,7 @@ def _texts(config: RunConfig) -> TrainingData:
     refuse_for_texts(config)
     corpus = TextCorpus.read(config.data)
     train, validation = corpus.split("train"), corpus.split("validation")
-    if not len(train) or not len(validation):
-        raise UserError(
-            f"{config.data} has {len(train)} training and {len(validation)} validation episodes; record both splits."
-        )
+    _refuse_missing_split(config.data, train, validation)
     # The same windows whatever the seed of the run, so that runs can be compared.
     settings = config.train
     looked_at = TextSampler(corpus, validation, 0, settings.initial, balance=settings.balance)
@@ -108,6 +107,14 @@ def _texts(config: RunConfig) -> TrainingData:
         columns=None,
         validation_episodes=validation,
     )
+
+
+def _refuse_missing_split(path: Path, train: np.ndarray, validation: np.ndarray) -> None:
+    if not len(train) or not len(validation):
+        raise UserError(
+            f"{path} has {len(train)} training and {len(validation)} validation episodes, and both are needed; record "
+            "more episodes."
+        )
 
 
 def refuse_for_texts(config: RunConfig) -> None:
