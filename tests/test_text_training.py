@@ -145,6 +145,20 @@ def test_answers_that_are_read_again_are_those_of_a_window_in_which_they_were_se
             assert float(anew.confidence) == pytest.approx(float(found.confidence[row, step]), rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("decode", [False, True])
+def test_what_will_be_done_later_changes_no_answer(toy_run: Path, decode: bool) -> None:
+    """Actions are read together, but their words may be copied after they were done alone."""
+    simulator = TextSimulator.from_run(toy_run, SimulatorConfig(decode=decode))
+    windows = questions("history", per_episode=2)
+    whole = simulator.foresee(windows)
+    for steps in range(1, len(windows[0].actions)):
+        shorter = simulator.foresee([replace(window, actions=window.actions[:steps]) for window in windows])
+        assert shorter.texts == [row[:steps] for row in whole.texts]
+        assert shorter.confidence.tolist() == [
+            pytest.approx(row[:steps], rel=1e-3, abs=1e-6) for row in whole.confidence.tolist()
+        ]
+
+
 def test_a_scene_can_be_left_in_two_ways(toy_run: Path) -> None:
     scene = TextSimulator.from_run(toy_run).begin("You are in the kitchen.", "Your task is to read the counter.")
     first, second = scene.act("go")[1], scene.act("open box")[1]

@@ -91,7 +91,7 @@ def main(words: list[str]) -> None:
         found = looping(model, arguments.benchmark, windows, None, arguments.resamples, step)
         print("\n".join(lines(found)))
         written["looping"] = asdict(found)
-        early = TextSimulator(model, SimulatorConfig(exit=ExitConfig("output_delta", found.chosen)))
+        early = TextSimulator(model, SimulatorConfig(exit=ExitConfig(found.rule, found.chosen)))
     written["examples"] = asdict(draw(windows, asked, early, ExamplesConfig(seed=chosen.seed)))
     write_json(out, written)
     print(f"every number: {out}")

@@ -189,7 +189,7 @@ def depths(result: Result) -> list[str]:
         "|---|" + "---|" * len(found["depth"]),
         "| EM at step 5 | " + " | ".join(percent(em) for em in found["depth"].values()) + " |",
         "",
-        "| exit `output_delta`, threshold | loops per step | EM | cost |",
+        f"| exit `{found['rule']}`, threshold | loops per step | EM | cost |",
         "|---|---|---|---|",
     ]
     for early in found["early"]:
@@ -233,12 +233,16 @@ def sizes(result: Result) -> list[str]:
                 f"| {NAMES[name]} | {figures[f'params{key}']:,} | {figures[f'flops_step{key}'] / 1e6:.2f} | "
                 f"{figures[f'hours{key}']:.2f} |"
             )
+    live = ""
+    if "window_live_ms" in figures:
+        live = f"; where the words before were read already, as for an agent, {_time(figures, 'window_live_ms')}"
     fed = f", and {_time(figures, 'window_words_ms')} when each is read again" if "window_words_ms" in figures else ""
     lines += [
         "",
         "From the words of a window to the text after its fifth action, the looped model takes "
-        f"{_time(figures, 'window_ms')}; to the texts after all five, {_time(figures, 'window_all_ms')}{fed} (median "
-        f"and quartiles, batch 1, one core, exit on). Training needed at most {figures['peak_memory_gib']:.1f} GiB.",
+        f"{_time(figures, 'window_ms')}{live}; to the texts after all five, {_time(figures, 'window_all_ms')}{fed} "
+        "(median and quartiles, batch 1, one core, exit on). "
+        f"Training needed at most {figures['peak_memory_gib']:.1f} GiB.",
     ]
     return lines
 

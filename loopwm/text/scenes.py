@@ -61,16 +61,29 @@ class Scenes:
         return cls(model, config, torch.stack(path, 1)[rows, step], memory, step, e[rows, step], last)
 
     @torch.inference_mode()
-    def acted(self, action: Tensor) -> tuple[Scenes, Tensor]:
-        """After one more action (B, A) in each of them, and the loops (B,) that this took."""
-        u, said = cast(TextActionEncoder, self.model.action_encoder).window(action[:, None])
+    def intending(self, actions: Tensor) -> tuple[Scenes, Tensor]:
+        """The same moment, with the words of the next actions (B, K, A) read together, and their u (B, K, N, D).
+
+        What is written before an action is taken does not look back at its words.
+        """
+        u, said = cast(TextActionEncoder, self.model.action_encoder).window(actions)
+        return replace(self, memory=self.memory.and_also(_later(said, self.step))), u
+
+    @torch.inference_mode()
+    def acted(self, action: Tensor, u: Tensor | None = None) -> tuple[Scenes, Tensor]:
+        """After one more action (B, A) in each of them, and the loops (B,) that this took.
+
+        Args:
+            u: (B, N, D), of an action that was `intending`; the action is read here when None.
+        """
+        if u is None:
+            ahead, one = self.intending(action[:, None])
+            return ahead.acted(action, one[:, 0])
         trace = Trace(residuals=False)
         h = self.model.advance(
-            self.h, u[:, 0], self.unread, num_loops=self.config.num_loops, exit=self.config.exit, trace=trace
+            self.h, u, self.unread, num_loops=self.config.num_loops, exit=self.config.exit, trace=trace
         )
-        memory = self.memory.and_also(_later(said, self.step))
-        after = replace(self, h=h, memory=memory, step=self.step + 1, unread=None, action=action)
-        return after, trace.loops[:, 0]
+        return replace(self, h=h, step=self.step + 1, unread=None, action=action), trace.loops[:, 0]
 
     @torch.inference_mode()
     def written(self) -> Written:

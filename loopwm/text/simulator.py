@@ -121,10 +121,11 @@ class TextSimulator:
     def going_on(self, scenes: Scenes, actions: Sequence[Sequence[str]], last: bool = False) -> Foreseen:
         """What K actions in each of B worlds lead to; `last` as in `foresee`."""
         found: list[Foreseen] = []
-        columns = list(zip(*actions, strict=True))
-        for step, column in enumerate(columns):
-            wanted = not last or step == len(columns) - 1
-            scenes, loops = scenes.acted(self._tokens(column))
+        told = padded(_even([self._actions(row) for row in actions])).to(self.device)
+        scenes, u = scenes.intending(told)
+        for step in range(told.shape[1]):
+            wanted = not last or step == told.shape[1] - 1
+            scenes, loops = scenes.acted(told[:, step], u[:, step])
             if not wanted and not self.config.decode:
                 continue
             written = scenes.written()

@@ -12,7 +12,7 @@ import numpy as np
 
 from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Interval
-from loopwm.model.config import ExitConfig
+from loopwm.model.config import ExitConfig, ExitRule
 from loopwm.model.world_model import WorldModel
 from loopwm.text.benchmark.aggregate import REPORT_MIX, Aggregator
 from loopwm.text.benchmark.benchmark import headline_of
@@ -31,8 +31,11 @@ KINDS = ("copy", "number", "change")
 class LoopingConfig:
     """What is tried."""
 
-    thresholds: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    """Of the exit `output_delta`, smallest first."""
+    rule: ExitRule = "residual"
+    """The exit. A text is not written after every loop, so that `output_delta` would compare latents as `residual`
+    does, but knows nothing after the leading loop, and so never leaves after it."""
+    thresholds: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+    """Of the exit, smallest first."""
     tolerance: float = 0.005
     """EM that leaving early may cost; the largest threshold within it is reported in full."""
     timed: int = 50
@@ -50,7 +53,7 @@ class Early:
     """Leaving the loop early.
 
     Attributes:
-        threshold: of `output_delta`. em: at the last step. cost: paired difference to all loops.
+        threshold: of the exit. em: at the last step. cost: paired difference to all loops.
         loops: a step takes on average.
     """
 
@@ -87,7 +90,7 @@ class Looping:
     Attributes:
         windows: how many. mu: loops of a step unless said otherwise.
         depth: T -> EM at the last step, with T loops in every step.
-        early: of every threshold tried; `chosen` of them.
+        rule: the exit. early: of every threshold tried; `chosen` of them.
         loops_by_type, loops_by_kind: mean loops of the last step with the chosen exit; kinds are those of KINDS.
         shares: of the kinds among the targets of the last step.
         latent, words: EM at steps 1 ... K, imagined in the latent and decoded where asked, or with every step decoded
@@ -98,6 +101,7 @@ class Looping:
     windows: int
     mu: int
     depth: dict[int, Interval]
+    rule: ExitRule
     early: list[Early]
     chosen: float
     loops_by_type: dict[str, Interval]
@@ -171,7 +175,7 @@ def looping(
     early, used = [], {}
     for threshold in config.thresholds:
         step(f"exit at {threshold:g}")
-        simulator = TextSimulator(model, replace(whole, exit=ExitConfig("output_delta", threshold)))
+        simulator = TextSimulator(model, replace(whole, exit=ExitConfig(config.rule, threshold)))
         em, loops = _with_loops(asked, simulator)
         em_here, cost = asked.headline(np.stack([em[:, -1], em[:, -1] - latent[:, -1]], 1))
         early.append(Early(threshold, em_here, cost, float(loops.mean())))
@@ -185,6 +189,7 @@ def looping(
         windows=len(windows),
         mu=mu,
         depth=depth,
+        rule=config.rule,
         early=early,
         chosen=chosen,
         loops_by_type=asked.aggregator.aggregate(used[chosen][:, None])[0].by_type,
@@ -193,7 +198,7 @@ def looping(
         latent=asked.headline(latent),
         words=asked.headline(words),
         difference=asked.headline(latent - words),
-        milliseconds=_timed(model, ExitConfig("output_delta", chosen), windows, config.timed),
+        milliseconds=_timed(model, ExitConfig(config.rule, chosen), windows, config.timed),
     )
 
 
@@ -244,7 +249,7 @@ def lines(found: Looping) -> list[str]:
     said = [f"what looping buys, {found.windows} windows, EM at the last step in percent"]
     said += [f"  T = {loops:<3} {percent(em)}" for loops, em in found.depth.items()]
     said += [
-        f"  exit output_delta at {one.threshold:<5g} {percent(one.em)}  ({percent(one.cost, '+')} against T = "
+        f"  exit {found.rule} at {one.threshold:<5g} {percent(one.em)}  ({percent(one.cost, '+')} against T = "
         f"{found.mu})  {one.loops:.2f} loops"
         for one in found.early
     ]

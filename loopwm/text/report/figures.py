@@ -164,7 +164,7 @@ def _kinds(name: str, found: Looping) -> Figure:
         f"kinds-{name}",
         "Where loops are spent",
         bar_figure(f"kinds-{name}", kinds, bars, Axis("the text to be predicted"), Axis("loops of the last step")),
-        f"With the exit output_delta at {found.chosen:g}. Copy: a text read before; number: the same but for its "
+        f"With the exit {found.rule} at {found.chosen:g}. Copy: a text read before; number: the same but for its "
         f"numbers; change: anything else. Shares of the windows: {shares}.",
         "points at one height: the exit does not know what is hard.",
     )

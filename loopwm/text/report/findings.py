@@ -199,7 +199,7 @@ def _early(found: Looping) -> Finding:
     spent = f"takes {one.loops:.2f} of {found.mu} loops" if saved else f"saves nothing, it takes {one.loops:.2f} loops"
     return Finding(
         verdict,
-        f"Leaving the loop early (output_delta below {found.chosen:g}) {spent}, {says}: {points(one.cost)}, paired.",
+        f"Leaving the loop early ({found.rule} below {found.chosen:g}) {spent}, {says}: {points(one.cost)}, paired.",
     )
 
 

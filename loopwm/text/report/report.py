@@ -198,7 +198,7 @@ def _looping(name: str, found: Looping) -> LoopingPart:
         f"{_time(took.all)} to all of its texts, {_time(took.words)} when each is read before the next action",
         figures=figures.looping_figures(name, found),
         tables=[
-            (f"EM at the last step with T loops, and with the exit output_delta, n = {found.windows:,} windows.",
+            (f"EM at the last step with T loops, and with the exit {found.rule}, n = {found.windows:,} windows.",
              tables.depth(found)),
             (f"Loops of the last step with the exit at {found.chosen:g}, by kind of text and by task type.",
              tables.spent(found)),
