@@ -182,6 +182,8 @@ class TextConfig:
     with 0."""
     recency: bool = True
     """A head that copies may prefer what was read or done lately."""
+    trust: bool = False
+    """A head that copies may do so the more, the further what it has written agrees with something that was seen."""
     numbers: bool = False
     """Digits that are read come with the value of the number they are part of."""
     heading: int = 0
@@ -199,6 +201,8 @@ class TextConfig:
             raise UserError(f"model.text.head must be copy or bottleneck, got '{self.head}'.")
         if self.follow < 0:
             raise UserError(f"model.text.follow must not be negative, got {self.follow}.")
+        if self.trust and not self.follow:
+            raise UserError("model.text.trust rests on words that agree; give model.text.follow a number of them.")
         if self.heading < 0:
             raise UserError(f"model.text.heading must not be negative, got {self.heading}.")
 

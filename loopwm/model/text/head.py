@@ -104,6 +104,11 @@ class Pointer(nn.Module):
         if self.reach:
             self.follow = positive(width, 1.0)
         self.forget = positive(width, 1.0) if config.recency else None
+        self.trust: nn.Linear | None = None
+        if config.trust:
+            self.trust = nn.Linear(width, 2)
+            nn.init.zeros_(self.trust.weight)
+            nn.init.zeros_(self.trust.bias)
         # About as much as agrees, at most, with another room than the one that is written about.
         self.belong = positive(width, 10.0) if self.heading else None
 
@@ -128,6 +133,20 @@ class Pointer(nn.Module):
         if self.forget is None:
             return preferred
         return preferred - functional.softplus(self.forget(x).float()) * age.float().log1p()
+
+    def share(self, x: Tensor, best: Tensor, most: Tensor) -> Tensor:
+        """How much of the probability at states x (..., D) may be copied: (..., 1).
+
+        States tell what usually comes here. Whether it was seen, they hardly know; how far it agrees, does.
+
+        Args:
+            best: (..., 1), the furthest agreement with anything that may be read. most: (..., 1), if all words agreed.
+        """
+        logit = self.copy(x).float()
+        if self.trust is not None:
+            agrees, differs = self.trust(x).float().split(1, dim=-1)
+            logit = logit + agrees * best - differs * (most - best)
+        return logit.sigmoid()
 
     def weights(self, q: Tensor, k: Tensor, readable: Tensor, preferred: Tensor) -> Tensor:
         """Attention (R, L, C) of q (R, L, D) to k (R, C, D), and to what is `preferred` (R, L, C); what is missing to 1
@@ -211,10 +230,10 @@ class TextHead(nn.Module):
         own = -functional.cross_entropy(self.scores(x), texts.tokens, reduction="none")
         if look is None:
             return own
-        copied = pointed = torch.zeros_like(own)
+        before = texts.before(self.pointer.reach, BEGIN)
+        copied = pointed = best = torch.zeros_like(own)
         if look.groups:
             q, k = self.pointer.queries(x), self.pointer.keys(memory.states)
-            before = texts.before(self.pointer.reach, BEGIN)
             found = []
             for here, there, readable in look.groups:
                 agreed = agreement(before[here.index], memory.before[there.index])
@@ -223,9 +242,10 @@ class TextHead(nn.Module):
                 preferred = self.pointer.preference(x[here.index], agreed, alike, age)
                 weights = self.pointer.weights(q[here.index], k[there.index], readable, preferred)
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
-                found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1)], -1))
-            copied, pointed = look.words(found, own).unbind(-1)
-        share = self.pointer.copy(x).float()[:, 0].sigmoid()
+                furthest = agreed.masked_fill(~readable, 0.0).amax(-1)
+                found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1), furthest], -1))
+            copied, pointed, best = look.words(found, own).unbind(-1)
+        share = self.pointer.share(x, best[:, None], (before != 0).sum(-1, keepdim=True))[:, 0]
         # What points at nothing is left to the vocabulary, so that all words together have probability 1.
         return torch.logaddexp(torch.log1p(-_MOST * share * pointed) + own, (share * copied + 1e-9).log())
 

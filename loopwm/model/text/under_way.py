@@ -148,7 +148,8 @@ class UnderWay:
         preferred = head.pointer.preference(x, agreed, self._headed_alike(place, seen), seen.since)
         weights = head.pointer.weights(head.pointer.queries(x), seen.pointers, seen.readable, preferred)
         copied = torch.zeros_like(own).scatter_add_(-1, seen.tokens[:, None, :].expand_as(weights), weights)
-        share = head.pointer.copy(x).float().sigmoid()
+        best = agreed.masked_fill(~seen.readable, 0.0).amax(-1, keepdim=True) if agreed.shape[-1] else own[..., :1] * 0
+        share = head.pointer.share(x, best, (written != 0).sum(-1, keepdim=True))
         return self._by_text((1 - share * weights.sum(-1, keepdim=True)) * own + share * copied)
 
     def _headed_alike(self, place: Tensor, seen: Remembered) -> Tensor:
