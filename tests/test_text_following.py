@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -116,6 +117,48 @@ def test_a_heading_is_known_once_it_is_written() -> None:
         for text in (one, other)
     )
     assert torch.equal(first[:2], second[:2]) and not torch.isclose(first[3:], second[3:]).any()
+
+
+def test_what_agrees_further_is_copied_with_more_trust() -> None:
+    torch.manual_seed(0)
+    pointer, x = Pointer(8, TextConfig(follow=16, trust=True)), torch.randn(3, 8)
+    best, most = torch.tensor([[7.0], [4.0], [1.0]]), torch.full((3, 1), 7.0)
+    # Nothing is trusted before it is learned.
+    assert torch.equal(pointer.share(x, best, most), pointer.copy(x).sigmoid())
+    with torch.no_grad():
+        pointer.trust.bias.copy_(torch.tensor([0.5, 1.0]))  # type: ignore[union-attr]
+    plain = pointer.copy(x)[:, 0]
+    logs = [0.5 * math.log(1 + agreed) - math.log(1 + 7 - agreed) for agreed in (7, 4, 1)]
+    expected = (plain + torch.tensor(logs)).sigmoid()
+    assert torch.allclose(pointer.share(x, best, most)[:, 0], expected)
+
+
+def test_a_text_that_was_seen_is_copied_and_one_that_was_not_is_not() -> None:
+    """`drawer 3 : a mat` was seen; what differs is trusted so little that nothing is copied after another number."""
+    torch.manual_seed(0)
+    config = replace(SIZES, text=TextConfig(encoder=1, decoder=1, follow=16, trust=True))
+    head = TextHead(config, ObservationSpec("text", (5,), tuple(f"word {k}" for k in range(40))))
+    memory = Memory.of(torch.randn(5, 8), flattened(torch.tensor([[[20, 13, 30, 31, 32]]])), config.text)
+
+    def likely(text: list[int], differs: float, copy: float = 0.0) -> torch.Tensor:
+        assert head.pointer.trust is not None
+        with torch.no_grad():
+            head.pointer.copy.bias.fill_(copy)
+            head.pointer.trust.bias.copy_(torch.tensor([0.0, differs]))
+            words = torch.tensor([[text]])
+            return head.log_likelihood(torch.zeros(1, 1, 2, 8), words, memory, torch.ones(1, 1)).log_probability
+
+    seen, unseen = [20, 13, 30, 31, 32], [20, 14, 30, 31, 32]
+    # Nothing that was seen goes on where the text ends: the end is no word to copy.
+    assert torch.equal(likely(seen, 0.0)[:5], likely(seen, 50.0)[:5]) and likely(seen, 50.0)[5] > likely(seen, 0.0)[5]
+    assert torch.allclose(likely(unseen, 50.0)[2:], likely(unseen, 0.0, copy=-100.0)[2:], atol=1e-5)
+    assert (likely(unseen, 0.0)[2:5] > likely(unseen, 50.0)[2:5]).all()
+    assert torch.equal(likely(unseen, 50.0)[:2], likely(unseen, 0.0)[:2])
+
+
+def test_trust_without_words_that_agree_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.text\.trust rests on words that agree"):
+        TextConfig(trust=True, follow=0)
 
 
 def test_a_negative_reach_is_refused() -> None:

@@ -25,9 +25,9 @@ from loopwm.text.vocabulary import SPECIAL
 from loopwm.train.text import unrolled
 
 
-@pytest.fixture(params=EVERYTHING)
+@pytest.fixture(params=[*EVERYTHING, "trust"])
 def model(request: pytest.FixtureRequest) -> WorldModel:
-    return make(request.param)
+    return make(trust=True) if request.param == "trust" else make(request.param)
 
 
 @torch.no_grad()

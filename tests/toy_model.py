@@ -21,9 +21,9 @@ SMALL = ModelConfig(width=24, heads=2, mlp_ratio=2, tokens=3, loop=LoopConfig(mu
 EVERYTHING = ("copy", "bottleneck")
 
 
-def make(head: str = "copy", follow: int = TextConfig.follow, **fields: object) -> WorldModel:
+def make(head: str = "copy", follow: int = TextConfig.follow, trust: bool = False, **fields: object) -> WorldModel:
     torch.manual_seed(0)
-    text = TextConfig(encoder=1, decoder=2, head=head, follow=follow, heading=2)  # type: ignore[arg-type]
+    text = TextConfig(encoder=1, decoder=2, head=head, follow=follow, heading=2, trust=trust)  # type: ignore[arg-type]
     config = replace(SMALL, text=text, **fields)  # type: ignore[arg-type]
     model = WorldModel(config, CORPUS.observation, CORPUS.action, CORPUS.statistics(CORPUS.split("train")))
     with torch.no_grad():

@@ -292,6 +292,8 @@ class TextStudyConfig:
     """How evenly task types are drawn, from 0, by how much there is of them, to 1, equally often."""
     numbers: bool = True
     """Digits that are read come with the value of their number."""
+    trust: bool = False
+    """A head that copies does so the more, the further what it has written agrees with something that was seen."""
     head: Literal["copy", "bottleneck"] = "copy"
     """What a decoder reads: the latent alone (`bottleneck`), or also what was seen, which it may repeat (`copy`)."""
     split: Literal["validation", "test"] = "validation"

@@ -71,7 +71,8 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         spell=config.spell,
         balance=config.balance,
     )
-    model = replace(settings.model, text=replace(settings.model.text, numbers=config.numbers, head=config.head))
+    text = replace(settings.model.text, numbers=config.numbers, trust=config.trust, head=config.head)
+    model = replace(settings.model, text=text)
     return replace(settings, data=config.data, model=model, train=train)
 
 

@@ -145,7 +145,7 @@ class Pointer(nn.Module):
         logit = self.copy(x).float()
         if self.trust is not None:
             agrees, differs = self.trust(x).float().split(1, dim=-1)
-            logit = logit + agrees * best - differs * (most - best)
+            logit = logit + agrees * best.log1p() - differs * (most - best).log1p()
         return logit.sigmoid()
 
     def weights(self, q: Tensor, k: Tensor, readable: Tensor, preferred: Tensor) -> Tensor:
