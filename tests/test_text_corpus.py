@@ -15,11 +15,12 @@ pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"'
 from toy_model import CORPUS, likelihood, make
 from toy_text import episodes, play
 
+from loopwm.data.windows import Windows
 from loopwm.errors import UserError
 from loopwm.model.text.packing import Layout, by_length, flattened, pairs
 from loopwm.text.corpus import TextCorpus, text_windows
-from loopwm.text.recording import TextManifest
-from loopwm.text.sampling import TextSampler
+from loopwm.text.recording import TextEpisode, TextManifest
+from loopwm.text.sampling import TextSampler, changed_answers, holding
 
 
 def test_windows_hold_what_was_recorded_in_the_order_of_time() -> None:
@@ -67,6 +68,68 @@ def test_task_types_are_drawn_as_evenly_as_asked_for(balance: float) -> None:
     assert counts / counts.sum() == pytest.approx(np.array(rest) / sum(rest), abs=0.04)
     places = {(int(e), int(t)) for e, t in zip(found.episode, found.start, strict=True)}
     assert places == {(e, t) for e, n in enumerate([first, *rest]) for t in range(n)}
+
+
+def told(pairs: list[tuple[str, str]], task: str = "Find") -> TextEpisode:
+    """An episode of these actions and answers."""
+    actions, answers = zip(*pairs, strict=True)
+    observations = ("You wake up.", *answers)
+    return replace(
+        play(0, "train"), observations=observations, actions=actions, scores=(0.0,) * len(observations), task_type=task
+    )
+
+
+def test_an_answer_changed_if_the_same_action_was_answered_otherwise_the_last_time() -> None:
+    steps = [("look", "a mat"), ("wait", "."), ("look", "a mat"), ("take mat", "."), ("look", "nothing"), ("wait", ".")]
+    corpus = TextCorpus.of([told(steps)], TextManifest("scienceworld", "toy"))
+    assert changed_answers(corpus, 0) == [(2, 4)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=12), st.integers(1, 13))
+@settings(max_examples=60)
+def test_windows_with_changed_answers_are_those_that_show_both(steps: list[tuple[int, int]], length: int) -> None:
+    corpus = TextCorpus.of([told([(f"do {a}", f"is {b}") for a, b in steps])], TextManifest("scienceworld", "toy"))
+    starts = max(len(steps) - length + 1, 1)
+    expected = []
+    for begin in range(starts):
+        known: dict[int, int] = {}
+        changed = False
+        for action, answer in steps[begin : begin + length]:
+            changed |= known.setdefault(action, answer) != answer
+            known[action] = answer
+        expected.append(changed)
+    assert holding(changed_answers(corpus, 0), starts, length).tolist() == expected
+
+
+def drawn(windows: Windows) -> list[tuple[int, int]]:
+    """Episode and start of each."""
+    return list(zip(windows.episode.tolist(), windows.start.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("balance", [0.0, 1.0])
+def test_windows_with_changed_answers_are_drawn_as_often_as_asked_for(balance: float) -> None:
+    still = [("look", "a mat"), ("wait", ".")] * 10
+    moved = [*still, ("take mat", "."), ("look", "nothing")]
+    corpus = TextCorpus.of(
+        [told(still), told(moved), told([*still, *moved]), told(moved, "Boil")], TextManifest("scienceworld", "toy")
+    )
+    found = TextSampler(corpus, np.arange(4), 0, balance=balance, changes=1.0).draw(0, 3000, 5)
+    # Only windows that end with the last answer also hold the one before it, three transitions earlier.
+    places = {(1, 17), (2, 37), (3, 17)}
+    assert set(drawn(found)) == places
+    boils = float((found.episode == 3).float().mean())
+    assert boils == pytest.approx(1 / 2 if balance else 1 / 3, abs=0.03)
+    some = TextSampler(corpus, np.arange(4), 0, changes=0.4).draw(0, 3000, 5)
+    plain = TextSampler(corpus, np.arange(4), 0).draw(0, 3000, 5)
+
+    shares = [np.mean([place in places for place in drawn(windows)]) for windows in (some, plain)]
+    assert shares[0] == pytest.approx(0.4 + 0.6 * shares[1], abs=0.03)
+
+
+def test_changes_are_refused_where_nothing_changes() -> None:
+    corpus = TextCorpus.of([told([("look", "a mat"), ("wait", ".")])], TextManifest("scienceworld", "toy"))
+    with pytest.raises(UserError, match=r"No training window of 2 transitions .* leave train\.changes at 0"):
+        TextSampler(corpus, np.arange(1), 0, changes=0.5).draw(0, 4, 2)
 
 
 def test_the_initial_state_comes_before_what_is_seen_where_it_is_asked_for() -> None:

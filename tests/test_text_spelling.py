@@ -112,7 +112,10 @@ def test_chosen_names_leave_no_word_of_them_behind() -> None:
         assert not row[spelling.spell(text, row)].any()
 
 
-@pytest.mark.parametrize(("option", "said"), [("spell", "is a share"), ("initial", "is a share"), ("balance", "be in")])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("spell", "is a share"), ("initial", "is a share"), ("changes", "is a share"), ("balance", "be in")],
+)
 def test_what_is_for_texts_alone_and_impossible_shares_are_refused(
     billiards_store: Path, option: str, said: str
 ) -> None:

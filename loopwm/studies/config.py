@@ -290,6 +290,8 @@ class TextStudyConfig:
     """Share of the names that a window spells out letter by letter."""
     balance: float = 0.5
     """How evenly task types are drawn, from 0, by how much there is of them, to 1, equally often."""
+    changes: float = 0.0
+    """Share of the windows that hold an action which is answered otherwise than before."""
     numbers: bool = True
     """Digits that are read come with the value of their number."""
     trust: bool = False

@@ -70,6 +70,7 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         initial=config.initial,
         spell=config.spell,
         balance=config.balance,
+        changes=config.changes,
     )
     text = replace(settings.model.text, numbers=config.numbers, trust=config.trust, head=config.head)
     model = replace(settings.model, text=text)

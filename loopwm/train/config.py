@@ -228,6 +228,9 @@ class TrainConfig:
     balance: float = 0.0
     """How evenly the task types of a text world are drawn: with 0, each as often as windows can be cut from it, so that
     types of short episodes are rare; with 1, all equally often."""
+    changes: float = 0.0
+    """Share of the windows of a text world that are drawn among those in which an action is answered otherwise than
+    before. Such answers are few, and they are what the state of a world has to be known for."""
     seed: int = 0
     """Seeds the weights, the windows and the depths."""
     device: str = "auto"
@@ -252,6 +255,7 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name} must be at least 1, got {getattr(self, name)}.")
         require(0 <= self.initial <= 1, f"train.initial is a share in [0, 1], got {self.initial}.")
         require(0 <= self.spell <= 1, f"train.spell is a share in [0, 1], got {self.spell}.")
+        require(0 <= self.changes <= 1, f"train.changes is a share in [0, 1], got {self.changes}.")
         require(0 <= self.balance <= 1, f"train.balance must be in [0, 1], got {self.balance}.")
         require(self.shift >= 0, f"train.shift must not be negative, got {self.shift}.")
         require(self.checkpoint_every > 0, f"train.checkpoint_every must be positive, got {self.checkpoint_every}.")

@@ -57,7 +57,7 @@ def training_data(config: RunConfig) -> TrainingData:
             f"train.shift moves images, and {config.data} holds observations of kind '{found.observation.kind}'; leave "
             "it at 0."
         )
-    for option in ("initial", "spell", "balance"):
+    for option in ("initial", "spell", "balance", "changes"):
         if getattr(config.train, option) and found.observation.kind != "text":
             raise UserError(f"train.{option} is for texts, and {config.data} holds none; leave it at 0.")
     # Windows may grow during training; that the longest fits is known before it starts.
@@ -102,7 +102,15 @@ def _texts(config: RunConfig) -> TrainingData:
         observation=corpus.observation,
         action=corpus.action,
         statistics=corpus.statistics(train),
-        sampler=TextSampler(corpus, train, settings.seed, settings.initial, settings.spell, settings.balance),
+        sampler=TextSampler(
+            corpus,
+            train,
+            settings.seed,
+            settings.initial,
+            settings.spell,
+            settings.balance,
+            settings.changes,
+        ),
         validation=windows,
         columns=None,
         validation_episodes=validation,
