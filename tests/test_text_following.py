@@ -96,7 +96,7 @@ def test_of_two_rooms_the_one_that_is_named_is_gone_on_with() -> None:
     chosen = []
     for heading in (0, 1):
         pointer = Pointer(8, TextConfig(follow=4, heading=heading))
-        preferred = pointer.preference(torch.zeros(1, 1, 8), agreed, alike, torch.zeros(1, 1, 11))
+        preferred = pointer.preference(torch.zeros(1, 1, 8), agreed, alike, torch.zeros(1, 1, 11), ())
         readable = torch.ones(1, 1, 11, dtype=torch.bool)
         weights = pointer.weights(torch.zeros(1, 1, 8), torch.zeros(1, 11, 8), readable, preferred)
         chosen.append(int(seen.tokens[weights.argmax()]))

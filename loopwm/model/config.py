@@ -184,6 +184,8 @@ class TextConfig:
     """A head that copies may prefer what was read or done lately."""
     trust: bool = False
     """A head that copies may do so the more, the further what it has written agrees with something that was seen."""
+    touched: bool = False
+    """A head that copies may pass over what an action has named since it was seen: it was taken, opened or moved."""
     numbers: bool = False
     """Digits that are read come with the value of the number they are part of."""
     heading: int = 0

@@ -16,6 +16,8 @@ from loopwm.text.vocabulary import SEEN, SPECIAL, STATE, TASK
 
 PAD, BEGIN, END = (SPECIAL.index(one) for one in ("<pad>", "<begin>", "<end>"))
 OPENERS = tuple(SPECIAL.index(one) for one in (TASK, STATE, SEEN))
+AFTER = 2
+"""Words after a remembered one that tell whether an action has named it since."""
 NOMINAL_WORDS = 32
 """Words of an observation, or of what is decoded, for which FLOPs are counted."""
 
@@ -27,7 +29,8 @@ class Memory:
     Attributes:
         states: (C, D), those of one window after the other. tokens: (C,), the words. step: (C,), k of their o_k or a_k.
         before: (C, F), the words before them in their part of the text, nearest first, as far as a decoder follows.
-        heading: (C, P), the words that part begins with.
+        heading: (C, P), the words that part begins with. after: (C, A), those that follow them in it.
+        done: (C,), which are of actions.
         window: (B,), how many belong to every window.
     """
 
@@ -36,20 +39,24 @@ class Memory:
     step: Tensor
     before: Tensor
     heading: Tensor
+    after: Tensor
+    done: Tensor
     window: Tensor
 
     @classmethod
-    def of(cls, states: Tensor, texts: Texts, config: TextConfig) -> Memory:
-        """Of encoded texts."""
+    def of(cls, states: Tensor, texts: Texts, config: TextConfig, done: bool = False) -> Memory:
+        """Of encoded texts, of actions where they were `done`."""
         before, heading = texts.before(config.follow, BEGIN), texts.heading(config.heading)
-        return cls(states, texts.tokens, texts.step, before, heading, texts.window)
+        after = texts.after(AFTER if config.touched else 0)
+        acts = torch.full_like(texts.tokens, done, dtype=torch.bool)
+        return cls(states, texts.tokens, texts.step, before, heading, after, acts, texts.window)
 
     def and_also(self, other: Memory) -> Memory:
         """With the words that `other` remembers of the same windows."""
         windows = torch.arange(len(self.window), device=self.window.device)
         owner = torch.cat([windows.repeat_interleave(one.window) for one in (self, other)])
         order = owner.argsort(stable=True)
-        parts = "states", "tokens", "step", "before", "heading"
+        parts = [part for part in self.__dataclass_fields__ if part != "window"]
         pairs = [torch.cat([getattr(self, part), getattr(other, part)])[order] for part in parts]
         return Memory(*pairs, window=self.window + other.window)
 
@@ -149,7 +156,7 @@ class TextActionEncoder(WordEncoder):
         """The actions (B, K, A) of windows: u (B, K, N, D), and their words to look back at."""
         texts = self.taken_apart(tokens)
         states = self.encoded(texts)
-        return self.summed(states, texts), Memory.of(states, texts, self.config)
+        return self.summed(states, texts), Memory.of(states, texts, self.config, done=True)
 
     def flops(self, words: int = NOMINAL_WORDS // 4) -> int:
         """Operations of one action of so many words."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 from loopwm.model.config import ModelConfig, TextConfig
 from loopwm.model.text.encoders import BEGIN, END, NOMINAL_WORDS, PAD, Memory, weights
 from loopwm.model.text.layers import FeedForward, WordAttention, angles
+from loopwm.model.text.naming import NAMES, first_named
 from loopwm.model.text.packing import Group, Layout, Texts, flattened, pairs
 from loopwm.spaces import ObservationSpec
 
@@ -104,11 +106,8 @@ class Pointer(nn.Module):
         if self.reach:
             self.follow = positive(width, 1.0)
         self.forget = positive(width, 1.0) if config.recency else None
-        self.trust: nn.Linear | None = None
-        if config.trust:
-            self.trust = nn.Linear(width, 2)
-            nn.init.zeros_(self.trust.weight)
-            nn.init.zeros_(self.trust.bias)
+        self.trust = unlearned(width, 2) if config.trust else None
+        self.touched = unlearned(width, len(NAMES)) if config.touched else None
         # About as much as agrees, at most, with another room than the one that is written about.
         self.belong = positive(width, 10.0) if self.heading else None
 
@@ -124,10 +123,13 @@ class Pointer(nn.Module):
         """What an agreement counts at states x (..., D): (..., 1); 1 in the beginning."""
         return functional.softplus(self.follow(x).float()) if self.reach else x[..., :1].float()
 
-    def preference(self, x: Tensor, agreed: Tensor, alike: Tensor, age: Tensor) -> Tensor:
-        """Of states x (R, L, D) for what agrees with what was written, for parts that begin `alike`, and for what is
-        `age` steps old, all (R, L or 1, C): (R, L, C)."""
+    def preference(self, x: Tensor, agreed: Tensor, alike: Tensor, age: Tensor, named: Sequence[Tensor]) -> Tensor:
+        """Of states x (R, L, D) for what agrees with what was written, for parts that begin `alike`, for what is `age`
+        steps old, and for what actions have `named` since in each of the ways, all (R, L or 1, C): (R, L, C)."""
         preferred = self.follows(x) * agreed
+        if self.touched is not None:
+            for counts, is_named in zip(self.touched(x).float().split(1, dim=-1), named, strict=True):
+                preferred = preferred + counts * is_named
         if self.belong is not None:
             preferred = preferred + functional.softplus(self.belong(x).float()) * alike
         if self.forget is None:
@@ -153,6 +155,14 @@ class Pointer(nn.Module):
         points at nothing."""
         scores = (q @ k.transpose(1, 2) + preferred).masked_fill(~readable, -torch.inf)
         return torch.cat([self.nothing.expand(*scores.shape[:-1], 1), scores], -1).softmax(-1)[..., 1:]
+
+
+def unlearned(width: int, many: int) -> nn.Linear:
+    """So many numbers for every state, all 0 before anything is learned."""
+    layer = nn.Linear(width, many)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def positive(width: int, at_first: float) -> nn.Linear:
@@ -234,12 +244,14 @@ class TextHead(nn.Module):
         copied = pointed = best = torch.zeros_like(own)
         if look.groups:
             q, k = self.pointer.queries(x), self.pointer.keys(memory.states)
+            named = first_named(memory) if self.pointer.touched is not None else memory.tokens[:, None][:, :0]
             found = []
             for here, there, readable in look.groups:
                 agreed = agreement(before[here.index], memory.before[there.index])
                 age = (texts.step[here.index][:, :, None] - memory.step[there.index][:, None, :]).clamp(min=0)
                 alike = self._headed_alike(texts, here, memory.heading[there.index])
-                preferred = self.pointer.preference(x[here.index], agreed, alike, age)
+                touched = [texts.step[here.index][:, :, None] >= one[:, None] for one in named[there.index].unbind(-1)]
+                preferred = self.pointer.preference(x[here.index], agreed, alike, age, touched)
                 weights = self.pointer.weights(q[here.index], k[there.index], readable, preferred)
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
                 furthest = agreed.masked_fill(~readable, 0.0).amax(-1)

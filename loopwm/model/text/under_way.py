@@ -10,6 +10,7 @@ from torch import Tensor
 from loopwm.model.text.encoders import BEGIN, END, Memory
 from loopwm.model.text.head import STEPS, TextHead, agreement, headed_alike
 from loopwm.model.text.layers import angles, by_head
+from loopwm.model.text.naming import first_named
 
 _LATER = 1e-4
 """Of an agreement is one step of age worth, so that it decides between equals alone."""
@@ -23,6 +24,7 @@ class Remembered:
         age: (W, 1, D/2H), angles of how old it all is. keys, values: (W, H, 1 + C, D/H), for reading.
         readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands before each of them.
         heading: (W, C, P), what the part begins with that they are from. since: (W, 1, C), steps since it was read.
+        named: (W, C, NAMES), whether actions have named it since.
     """
 
     age: Tensor
@@ -34,15 +36,17 @@ class Remembered:
     before: Tensor
     heading: Tensor
     since: Tensor
+    named: Tensor
 
     @classmethod
     def of(cls, head: TextHead, memory: Memory | None, step: Tensor, like: Tensor) -> Remembered:
         """At `step` (W,). Without a memory nothing is looked back at, but the layer that looks back is still there."""
         batch, reach, many = len(step), head.pointer.reach, head.pointer.heading
+        ways = head.pointer.touched.out_features if head.pointer.touched is not None else 0
         if memory is None or not len(memory.tokens):
             states, tokens = like.new_zeros(batch, 0, like.shape[-1]), step.new_zeros(batch, 0)
             then, valid, before = tokens, tokens.bool(), step.new_zeros(batch, 0, reach)
-            heading = step.new_zeros(batch, 0, many)
+            heading, named = step.new_zeros(batch, 0, many), tokens[..., None].expand(-1, -1, ways)
         else:
             place = torch.arange(int(memory.window.max()), device=step.device)
             begin = memory.window.cumsum(0) - memory.window
@@ -50,6 +54,7 @@ class Remembered:
             index = (begin[:, None] + place).clamp(max=len(memory.tokens) - 1)
             states, tokens, then = memory.states[index], memory.tokens[index], memory.step[index]
             before, heading = memory.before[index], memory.heading[index]
+            named = first_named(memory)[index] if ways else tokens[..., None][..., :0]
         read = head.back.read
         k, v = read.lined_up(*read.keys(states, angles(then, head.rotated, STEPS)))
         return cls(
@@ -63,6 +68,7 @@ class Remembered:
             before=before.int().movedim(-1, 0).contiguous().movedim(0, -1),
             heading=heading.int().movedim(-1, 0).contiguous().movedim(0, -1),
             since=(step[:, None] - then).clamp(min=0)[:, None],
+            named=named <= step[:, None, None],
         )
 
     def keep(self, rows: Tensor) -> Remembered:
@@ -145,7 +151,8 @@ class UnderWay:
         if seen is None:
             return self._by_text(own)
         agreed = agreement(written, seen.before)
-        preferred = head.pointer.preference(x, agreed, self._headed_alike(place, seen), seen.since)
+        named = [one[:, None] for one in seen.named.unbind(-1)]
+        preferred = head.pointer.preference(x, agreed, self._headed_alike(place, seen), seen.since, named)
         weights = head.pointer.weights(head.pointer.queries(x), seen.pointers, seen.readable, preferred)
         copied = torch.zeros_like(own).scatter_add_(-1, seen.tokens[:, None, :].expand_as(weights), weights)
         best = agreed.masked_fill(~seen.readable, 0.0).amax(-1, keepdim=True) if agreed.shape[-1] else own[..., :1] * 0
