@@ -73,7 +73,8 @@ def test_greedy_takes_the_likeliest_word_every_time(model: WorldModel) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("head", "follow", "guided"), [("copy", 16, False), ("copy", 16, True), ("copy", 0, False), ("bottleneck", 0, False)]
+    ("head", "follow", "guided"),
+    [("copy", 16, False), ("copy", 16, True), ("copy", 0, False), ("bottleneck", 0, False)],
 )
 def test_a_single_text_is_written_as_among_others(head: str, follow: int, guided: bool) -> None:
     model = make(head, follow, guided)
