@@ -15,12 +15,19 @@ pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"'
 from loopwm.errors import UserError
 from loopwm.model.config import ModelConfig, TextConfig
 from loopwm.model.text.encoders import BEGIN, Memory
-from loopwm.model.text.head import Pointer, TextHead, agreement, headed_alike
+from loopwm.model.text.head import TextHead
 from loopwm.model.text.packing import flattened
+from loopwm.model.text.pointer import Pointer, Signs, agreement, headed_alike
 from loopwm.spaces import ObservationSpec
 
 SIZES = ModelConfig(width=8, heads=2, mlp_ratio=2, tokens=2)
 WORDS = st.lists(st.integers(7, 10), min_size=1, max_size=12)
+
+
+def signs(agreed: torch.Tensor, alike: torch.Tensor | None = None) -> Signs:
+    """Of words all of which were read just now."""
+    zeros = torch.zeros_like(agreed)
+    return Signs(torch.ones_like(agreed, dtype=torch.bool), agreed, zeros if alike is None else alike, zeros, ())
 
 
 def told(written: list[int], seen: list[int], i: int, j: int, reach: int) -> float:
@@ -57,8 +64,7 @@ def test_of_two_lists_the_one_whose_head_was_written_is_followed() -> None:
     seen, written = ([word + 10 for word in words] for words in (seen, written))
     before = [flattened(torch.tensor([[words]])).before(16, BEGIN)[None] for words in (written, seen)]
     same = torch.zeros(1, 5, 8), torch.zeros(1, 15, 8)
-    readable = torch.ones(1, 5, 15, dtype=torch.bool)
-    weights = pointer.weights(pointer.queries(same[0]), pointer.keys(same[1]), readable, agreement(*before))
+    weights = pointer.weights(same[0], pointer.keys(same[1]), signs(agreement(*before)))
     assert weights[0, 1:].argmax(-1).tolist() == [6, 7, 8, 9]
     assert float(pointer.follows(torch.randn(3, 8)).detach().mean()) == pytest.approx(1)
 
@@ -96,9 +102,7 @@ def test_of_two_rooms_the_one_that_is_named_is_gone_on_with() -> None:
     chosen = []
     for heading in (0, 1):
         pointer = Pointer(8, TextConfig(follow=4, heading=heading))
-        preferred = pointer.preference(torch.zeros(1, 1, 8), agreed, alike, torch.zeros(1, 1, 11), ())
-        readable = torch.ones(1, 1, 11, dtype=torch.bool)
-        weights = pointer.weights(torch.zeros(1, 1, 8), torch.zeros(1, 11, 8), readable, preferred)
+        weights = pointer.weights(torch.zeros(1, 1, 8), torch.zeros(1, 11, 8), signs(agreed, alike))
         chosen.append(int(seen.tokens[weights.argmax()]))
     assert chosen == [mat, table]
 

@@ -14,6 +14,7 @@ from loopwm.model.text.encoders import Memory
 from loopwm.model.text.head import TextHead
 from loopwm.model.text.naming import NAMES, NEVER, first_named
 from loopwm.model.text.packing import flattened
+from loopwm.model.text.pointer import Signs
 from loopwm.spaces import ObservationSpec
 
 TOUCHED = TextConfig(encoder=1, decoder=1, follow=16, touched=True)
@@ -115,9 +116,8 @@ def test_nothing_is_passed_over_before_that_is_learned() -> None:
         ObservationSpec("text", (8,), tuple(f"word {k}" for k in range(40))),
     )
     assert head.pointer.touched is not None
-    x, zeros = torch.randn(1, 2, 8), torch.zeros(1, 2, 3)
-    named = [torch.ones(1, 2, 3, dtype=torch.bool)] * len(NAMES)
-    without = [torch.zeros(1, 2, 3, dtype=torch.bool)] * len(NAMES)
-    assert torch.equal(
-        head.pointer.preference(x, zeros, zeros, zeros, named), head.pointer.preference(x, zeros, zeros, zeros, without)
+    x, zeros, ones = torch.randn(1, 2, 8), torch.zeros(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bool)
+    known, new = (
+        head.pointer.preference(x, Signs(ones, zeros, zeros, zeros, (named,) * len(NAMES))) for named in (ones, ~ones)
     )
+    assert torch.equal(known, new)

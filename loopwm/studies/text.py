@@ -73,7 +73,12 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         changes=config.changes,
     )
     text = replace(
-        settings.model.text, numbers=config.numbers, trust=config.trust, touched=config.touched, head=config.head
+        settings.model.text,
+        numbers=config.numbers,
+        trust=config.trust,
+        touched=config.touched,
+        expect=config.expect,
+        head=config.head,
     )
     model = replace(settings.model, text=text)
     return replace(settings, data=config.data, model=model, train=train)
