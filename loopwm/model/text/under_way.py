@@ -23,8 +23,8 @@ class Remembered:
 
     Attributes:
         age: (W, 1, D/2H), angles of how old it all is. keys, values: (W, H, 1 + C, D/H), for reading.
-        states: (W, C, D). readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands before
-            each of them.
+        states: (W, C, D). readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands
+            before each of them.
         heading: (W, C, P), what the part begins with that they are from. since: (W, 1, C), steps since it was read.
         named: (W, C, NAMES), whether actions have named it since.
     """
