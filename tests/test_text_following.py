@@ -17,7 +17,7 @@ from loopwm.model.config import ModelConfig, TextConfig
 from loopwm.model.text.encoders import BEGIN, Memory
 from loopwm.model.text.head import TextHead
 from loopwm.model.text.packing import flattened
-from loopwm.model.text.pointer import Pointer, Signs, agreement, headed_alike
+from loopwm.model.text.pointer import Expectation, Pointer, Signs, agreement, headed_alike
 from loopwm.spaces import ObservationSpec
 
 SIZES = ModelConfig(width=8, heads=2, mlp_ratio=2, tokens=2)
@@ -160,9 +160,31 @@ def test_a_text_that_was_seen_is_copied_and_one_that_was_not_is_not() -> None:
     assert torch.equal(likely(unseen, 50.0)[:2], likely(unseen, 0.0)[:2])
 
 
-def test_trust_without_words_that_agree_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.text\.trust rests on words that agree"):
-        TextConfig(trust=True, follow=0)
+def test_what_is_expected_is_what_stands_where_the_words_before_agree() -> None:
+    """`mat : pen` is being written, and `mat : pen 1` and `sofa : cup 1` were seen: `1` behind the pen comes next."""
+    mat, sofa, is_, pen, cup, one = range(20, 26)
+    seen = flattened(torch.tensor([[[mat, is_, pen, one], [sofa, is_, cup, one]]]))
+    agreed = agreement(torch.tensor([[[pen, is_, mat, BEGIN]]]), seen.before(4, BEGIN)[None])
+    expectation = Expectation(8, TextConfig())
+    with torch.no_grad():
+        expectation.told.weight.copy_(torch.eye(8))
+        expectation.agree.fill_(10.0)
+        told = expectation(torch.eye(8)[None], signs(agreed))
+    assert told[0, 0].argmax() == 3 and float(told[0, 0, 3]) > 0.99
+
+
+def test_of_what_nothing_agrees_with_nothing_is_expected() -> None:
+    expectation = Expectation(8, TextConfig())
+    with torch.no_grad():
+        expectation.nothing.fill_(100.0)
+        told = expectation(torch.randn(1, 5, 8), signs(torch.zeros(1, 2, 5)))
+    assert float(told.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize(("switch", "why"), [("trust", "rests on words"), ("expect", "goes on with words")])
+def test_what_needs_words_that_agree_is_refused_without(switch: str, why: str) -> None:
+    with pytest.raises(UserError, match=rf"model\.text\.{switch} {why} that agree"):
+        TextConfig(follow=0, **{switch: True})  # type: ignore[arg-type]
 
 
 def test_a_negative_reach_is_refused() -> None:
