@@ -48,7 +48,7 @@ def told(window: list[tuple[list[int], list[int]]]) -> list[list[int]]:
             for place in range(len(texts[side])):
                 found.append([])
                 for begin, count in NAMES:
-                    name = texts[side][place + begin : place + begin + count]
+                    name = texts[side][max(place + begin, 0) : place + begin + count]
                     later = [
                         k
                         for k in range(step + side, len(window))

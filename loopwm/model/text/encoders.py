@@ -16,8 +16,6 @@ from loopwm.text.vocabulary import SEEN, SPECIAL, STATE, TASK
 
 PAD, BEGIN, END = (SPECIAL.index(one) for one in ("<pad>", "<begin>", "<end>"))
 OPENERS = tuple(SPECIAL.index(one) for one in (TASK, STATE, SEEN))
-AFTER = 2
-"""Words after a remembered one that tell whether an action has named it since."""
 NOMINAL_WORDS = 32
 """Words of an observation, or of what is decoded, for which FLOPs are counted."""
 
@@ -29,7 +27,7 @@ class Memory:
     Attributes:
         states: (C, D), those of one window after the other. tokens: (C,), the words. step: (C,), k of their o_k or a_k.
         before: (C, F), the words before them in their part of the text, nearest first, as far as a decoder follows.
-        heading: (C, P), the words that part begins with. after: (C, A), those that follow them in it.
+        heading: (C, P), the words that part begins with. near: (C, 3 or 0), in it, the one before and the two after.
         done: (C,), which are of actions.
         window: (B,), how many belong to every window.
     """
@@ -39,7 +37,7 @@ class Memory:
     step: Tensor
     before: Tensor
     heading: Tensor
-    after: Tensor
+    near: Tensor
     done: Tensor
     window: Tensor
 
@@ -47,9 +45,9 @@ class Memory:
     def of(cls, states: Tensor, texts: Texts, config: TextConfig, done: bool = False) -> Memory:
         """Of encoded texts, of actions where they were `done`."""
         before, heading = texts.before(config.follow, BEGIN), texts.heading(config.heading)
-        after = texts.after(AFTER if config.touched else 0)
+        near = torch.cat([texts.before(1, 0), texts.after(2)], 1) if config.touched else texts.before(0, 0)
         acts = torch.full_like(texts.tokens, done, dtype=torch.bool)
-        return cls(states, texts.tokens, texts.step, before, heading, after, acts, texts.window)
+        return cls(states, texts.tokens, texts.step, before, heading, near, acts, texts.window)
 
     def and_also(self, other: Memory) -> Memory:
         """With the words that `other` remembers of the same windows."""

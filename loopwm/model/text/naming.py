@@ -5,37 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loopwm.model.text.encoders import AFTER, Memory
+from loopwm.model.text.encoders import Memory
 
-NAMES = tuple((begin, count) for begin in range(AFTER) for count in range(1, AFTER + 1))
-"""Where names begin, counted from a remembered word, and how many words they have: an article stands before the thing,
-and is as outdated as this is."""
+NAMES = ((-1, 2), (0, 1), (0, 2), (1, 1), (1, 2))
+"""Where names begin, counted from a remembered word, and how many words they have: an article before a thing is as
+outdated as this is, and of two things alike the number tells which was named."""
 NEVER = 2**31 - 1
 """The step of what does not happen."""
 
 
 def first_named(memory: Memory) -> Tensor:
     """The step of the action that names what begins at a remembered word next, after that was read: (C, NAMES)."""
-    words = torch.cat([memory.tokens[:, None], memory.after], 1)
-    return torch.stack([_next(memory, words, begin, count) for begin, count in NAMES], 1)
+    return torch.stack([_next(memory, begin, count) for begin, count in NAMES], 1)
 
 
-def _next(memory: Memory, words: Tensor, begin: int, count: int) -> Tensor:
+def _next(memory: Memory, begin: int, count: int) -> Tensor:
     """Of names of `count` words, `begin` words after every one: (C,)."""
+    words = torch.cat([memory.near[:, :1], memory.tokens[:, None], memory.near[:, 1:]], 1)
     window = torch.arange(len(memory.window), device=words.device).repeat_interleave(memory.window)
     # An action comes after the observation of its step.
     when = 2 * memory.step + memory.done
     ways, times = int(words.max()) + 1, int(when.max()) + 1
 
-    def coded(first: int) -> tuple[Tensor, Tensor]:
-        """Window and name as one number, and that with the time, for which names are in order."""
-        code = window
-        for place in range(first, first + count):
-            code = code * ways + words[:, place]
-        return code, code * times + when
+    def coded(first: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Window and name as one number, that with the time, so that names are in order, and where there is a name."""
+        name, code = words[:, 1 + first : 1 + first + count], window
+        for word in name.unbind(1):
+            code = code * ways + word
+        return code, code * times + when, (name != 0).all(1)
 
-    own = coded(0)[1][memory.done & (words[:, :count] != 0).all(1)].sort().values
-    code, now = coded(begin)
+    _, own, whole = coded(0)
+    own = own[memory.done & whole].sort().values
+    code, now, known = coded(begin)
     found = torch.cat([own, own.new_tensor([-1])])[torch.searchsorted(own, now, right=True)]
-    named = (found // times == code) & (words[:, begin : begin + count] != 0).all(1)
+    named = (found // times == code) & known
     return torch.where(named, (found % times) // 2, NEVER)
