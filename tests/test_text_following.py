@@ -27,7 +27,9 @@ WORDS = st.lists(st.integers(7, 10), min_size=1, max_size=12)
 def signs(agreed: torch.Tensor, alike: torch.Tensor | None = None) -> Signs:
     """Of words all of which were read just now."""
     zeros = torch.zeros_like(agreed)
-    return Signs(torch.ones_like(agreed, dtype=torch.bool), agreed, zeros if alike is None else alike, zeros, ())
+    return Signs(
+        torch.ones_like(agreed, dtype=torch.bool), agreed, zeros if alike is None else alike, zeros, zeros.long()
+    )
 
 
 def told(written: list[int], seen: list[int], i: int, j: int, reach: int) -> float:

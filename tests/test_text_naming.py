@@ -12,7 +12,7 @@ pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"'
 from loopwm.model.config import ModelConfig, TextConfig
 from loopwm.model.text.encoders import Memory
 from loopwm.model.text.head import TextHead
-from loopwm.model.text.naming import NAMES, NEVER, first_named
+from loopwm.model.text.naming import NAMES, NEVER, first_named, named_by
 from loopwm.model.text.packing import flattened
 from loopwm.model.text.pointer import Signs
 from loopwm.spaces import ObservationSpec
@@ -118,6 +118,22 @@ def test_nothing_is_passed_over_before_that_is_learned() -> None:
     assert head.pointer.touched is not None
     x, zeros, ones = torch.randn(1, 2, 8), torch.zeros(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bool)
     known, new = (
-        head.pointer.preference(x, Signs(ones, zeros, zeros, zeros, (named,) * len(NAMES))) for named in (ones, ~ones)
+        head.pointer.preference(x, Signs(ones, zeros, zeros, zeros, torch.full((1, 2, 3), named)))
+        for named in (2 ** len(NAMES) - 1, 0)
     )
     assert torch.equal(known, new)
+
+
+def test_every_way_of_being_named_weighs_on_its_own() -> None:
+    head = TextHead(
+        ModelConfig(width=8, heads=2, mlp_ratio=2, tokens=2, text=TOUCHED),
+        ObservationSpec("text", (8,), tuple(f"word {k}" for k in range(40))),
+    )
+    assert head.pointer.touched is not None
+    with torch.no_grad():
+        head.pointer.touched.bias.copy_(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]))
+    first = torch.tensor([[[5, 3, 9, 0, 4], [NEVER, NEVER, NEVER, NEVER, NEVER]]])
+    named = named_by(first, torch.tensor([[4]]))
+    zeros = torch.zeros(1, 1, 2)
+    worth = head.pointer.preference(torch.randn(1, 1, 8), Signs(zeros == 0, zeros, zeros, zeros, named[:, None]))
+    assert worth.tolist() == [[[2.0 + 8.0 + 16.0, 0.0]]]

@@ -11,7 +11,7 @@ from torch.nn import functional
 from loopwm.model.config import ModelConfig
 from loopwm.model.text.encoders import BEGIN, END, NOMINAL_WORDS, PAD, Memory, weights
 from loopwm.model.text.layers import FeedForward, WordAttention, angles
-from loopwm.model.text.naming import first_named
+from loopwm.model.text.naming import first_named, named_by
 from loopwm.model.text.packing import Group, Layout, Texts, flattened, pairs
 from loopwm.model.text.pointer import Expectation, Pointer, Signs, agreement, headed_alike
 from loopwm.spaces import ObservationSpec
@@ -153,7 +153,7 @@ class Look:
         rows = pairs(texts.window, memory.window)
         here, there = Layout.of(texts.window, rows).groups, Layout.of(memory.window, rows).groups
         before = texts.before(pointer.reach, BEGIN)
-        named = first_named(memory) if rows and pointer.touched is not None else memory.tokens[:, None][:, :0]
+        named = first_named(memory) if rows and pointer.touched is not None else None
         groups = []
         for a, b in zip(here, there, strict=True):
             step, then = texts.step[a.index][:, :, None], memory.step[b.index][:, None, :]
@@ -162,7 +162,7 @@ class Look:
                 agreed=agreement(before[a.index], memory.before[b.index]),
                 alike=_headed_alike(texts, a, memory.heading[b.index]),
                 age=(step - then).clamp(min=0),
-                named=tuple(one[:, None] <= step for one in named[b.index].unbind(-1)),
+                named=_named(texts, a, None if named is None else named[b.index]),
             )
             groups.append((a, b, signs))
         return cls(tuple(groups), len(texts.tokens))
@@ -185,6 +185,16 @@ def _headed_alike(texts: Texts, here: Group, remembered: Tensor) -> Tensor:
     found = headed_alike(heads.view(-1, texts.count, many)[here.rows], remembered)
     known = (texts.place[here.index] >= many)[..., None]
     return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1])) & known
+
+
+def _named(texts: Texts, here: Group, first: Tensor | None) -> Tensor:
+    """In which ways remembered words were named before the texts of the words `here` began: (R, L, C)."""
+    if first is None:
+        return here.index.new_zeros(1, 1, 1)
+    # Found once for every text, of which there are few.
+    steps = torch.arange(texts.count, device=first.device)[:, None]
+    found = named_by(first[:, None], steps)
+    return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1]))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,22 @@ def first_named(memory: Memory) -> Tensor:
     return torch.stack([_next(memory, begin, count) for begin, count in NAMES], 1)
 
 
+def named_by(first: Tensor, step: Tensor) -> Tensor:
+    """In which of the ways names were named by `step` (...), as one number (...): a binary digit for each of NAMES.
+
+    Args:
+        first: (..., NAMES), as `first_named` has them.
+    """
+    worth = 2 ** torch.arange(len(NAMES), device=first.device)
+    return ((first <= step[..., None]) * worth).sum(-1)
+
+
+def ways(device: torch.device) -> Tensor:
+    """(NAMES, 2^NAMES): the digits of every such number."""
+    place = torch.arange(len(NAMES), device=device)
+    return (torch.arange(2 ** len(NAMES), device=device) >> place[:, None] & 1).float()
+
+
 def _next(memory: Memory, begin: int, count: int) -> Tensor:
     """Of names of `count` words, `begin` words after every one: (C,)."""
     words = torch.cat([memory.near[:, :1], memory.tokens[:, None], memory.near[:, 1:]], 1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loopwm.model.config import TextConfig
-from loopwm.model.text.naming import NAMES
+from loopwm.model.text.naming import NAMES, ways
 
 _MISMATCH = 0.5
 """What an agreement further back still counts after each word that differs."""
@@ -60,14 +60,14 @@ class Signs:
     Attributes:
         readable: which were there when the text began.
         agreed: how far what stands before agrees. alike: whether their parts begin like the text. age: steps since.
-        named: for each of NAMES, whether an action has named it since; nothing where that is not asked.
+        named: in which of the NAMES an action has named it since, as `named_by` says; all 0 where that is not asked.
     """
 
     readable: Tensor
     agreed: Tensor
     alike: Tensor
     age: Tensor
-    named: tuple[Tensor, ...]
+    named: Tensor
 
     @property
     def furthest(self) -> Tensor:
@@ -113,8 +113,8 @@ class Pointer(nn.Module):
         old, and for or against what actions have named since: (R, L, C)."""
         preferred = self.follows(x) * signs.agreed
         if self.touched is not None:
-            for counts, named in zip(self.touched(x).float().split(1, dim=-1), signs.named, strict=True):
-                preferred = preferred + counts * named
+            worth = self.touched(x).float() @ ways(x.device)
+            preferred = preferred + worth.gather(-1, signs.named.expand_as(preferred))
         if self.belong is not None:
             preferred = preferred + functional.softplus(self.belong(x).float()) * signs.alike
         if self.forget is None:
@@ -185,4 +185,7 @@ class Expectation(nn.Module):
         told = self.told(weights.to(states.dtype) @ states)
         if self.named is None:
             return told
-        return told + self.named(torch.stack([(weights * one).sum(-1) for one in signs.named], -1).to(states.dtype))
+        digits = ways(states.device)
+        share = weights.new_zeros(*weights.shape[:-1], digits.shape[1])
+        share = share.scatter_add(-1, signs.named.expand_as(weights), weights)
+        return told + self.named((share @ digits.T).to(states.dtype))

@@ -10,7 +10,7 @@ from torch import Tensor
 from loopwm.model.text.encoders import BEGIN, END, Memory
 from loopwm.model.text.head import STEPS, TextHead
 from loopwm.model.text.layers import angles, by_head
-from loopwm.model.text.naming import first_named
+from loopwm.model.text.naming import first_named, named_by
 from loopwm.model.text.pointer import Signs, agreement, headed_alike
 
 _LATER = 1e-4
@@ -26,7 +26,7 @@ class Remembered:
         states: (W, C, D). readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands
             before each of them.
         heading: (W, C, P), what the part begins with that they are from. since: (W, 1, C), steps since it was read.
-        named: (W, C, NAMES), whether actions have named it since.
+        named: (W, 1, C), in which ways actions have named it since.
     """
 
     age: Tensor
@@ -45,11 +45,10 @@ class Remembered:
     def of(cls, head: TextHead, memory: Memory | None, step: Tensor, like: Tensor) -> Remembered:
         """At `step` (W,). Without a memory nothing is looked back at, but the layer that looks back is still there."""
         batch, reach, many = len(step), head.pointer.reach, head.pointer.heading
-        ways = head.pointer.touched.out_features if head.pointer.touched is not None else 0
         if memory is None or not len(memory.tokens):
             states, tokens = like.new_zeros(batch, 0, like.shape[-1]), step.new_zeros(batch, 0)
             then, valid, before = tokens, tokens.bool(), step.new_zeros(batch, 0, reach)
-            heading, named = step.new_zeros(batch, 0, many), tokens[..., None].expand(-1, -1, ways)
+            heading, named = step.new_zeros(batch, 0, many), tokens
         else:
             place = torch.arange(int(memory.window.max()), device=step.device)
             begin = memory.window.cumsum(0) - memory.window
@@ -57,7 +56,8 @@ class Remembered:
             index = (begin[:, None] + place).clamp(max=len(memory.tokens) - 1)
             states, tokens, then = memory.states[index], memory.tokens[index], memory.step[index]
             before, heading = memory.before[index], memory.heading[index]
-            named = first_named(memory)[index] if ways else tokens[..., None][..., :0]
+            asked = head.pointer.touched is not None
+            named = named_by(first_named(memory)[index], step[:, None]) if asked else torch.zeros_like(tokens)
         read = head.back.read
         k, v = read.lined_up(*read.keys(states, angles(then, head.rotated, STEPS)))
         return cls(
@@ -72,7 +72,7 @@ class Remembered:
             before=before.int().movedim(-1, 0).contiguous().movedim(0, -1),
             heading=heading.int().movedim(-1, 0).contiguous().movedim(0, -1),
             since=(step[:, None] - then).clamp(min=0)[:, None],
-            named=named <= step[:, None, None],
+            named=named[:, None],
         )
 
     def keep(self, rows: Tensor) -> Remembered:
@@ -132,7 +132,7 @@ class UnderWay:
             agreed=agreement(self._by_window(self._last(len(place))), seen.before),
             alike=self._headed_alike(place, seen),
             age=seen.since,
-            named=tuple(one[:, None] for one in seen.named.unbind(-1)),
+            named=seen.named,
         )
 
     def _last(self, count: int) -> Tensor:
