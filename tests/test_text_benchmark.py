@@ -19,9 +19,9 @@ from loopwm.cli import main
 from loopwm.errors import LoopwmError, UserError
 from loopwm.evaluate.bootstrap import Bootstrap
 from loopwm.text.benchmark.aggregate import REPORT_MIX, Aggregator
-from loopwm.text.benchmark.benchmark import BenchmarkConfig, BenchmarkResult, run_benchmark
+from loopwm.text.benchmark.benchmark import BenchmarkConfig, BenchmarkResult, prepare, run_benchmark
 from loopwm.text.benchmark.ceiling import COLUMNS, cause_of, replay_noise, unknowable
-from loopwm.text.benchmark.errors import MISSES, misses, target_kind
+from loopwm.text.benchmark.errors import ANSWERS, MISSES, answered, misses
 from loopwm.text.benchmark.predictor import windows_digest
 from loopwm.text.benchmark.sources import read_world
 from loopwm.text.benchmark.tables import INDICATIVE, reported, tables
@@ -250,9 +250,29 @@ def test_causes_of_wrong_answers(action: str, predicted: str, target: str, unusu
     assert found.tolist() == [float(name == cause) for name in MISSES]
 
 
-def test_targets_are_numbers_copies_or_changes():
-    asked = replace(window(("look", SHELF)), targets=(READ.format(8), SHELF, OPENED))
-    assert [target_kind(asked, step) for step in range(3)] == ["number", "copy", "change"]
+def test_an_action_is_answered_as_before_or_otherwise():
+    seen = window(("go to shelf 1", SHELF), ("open drawer 1", OPENED), ("go to shelf 1", SHELF))
+    asked = {
+        "new": ("open drawer 2", OPENED),
+        "as before": ("go to shelf 1", SHELF + " "),
+        "otherwise": ("go to shelf 1", "On the shelf 1, you see nothing."),
+    }
+    assert tuple(asked) == ANSWERS
+    for kind, (action, target) in asked.items():
+        assert answered(replace(seen, actions=(action,), targets=(target,))) == kind
+    # What a window's own steps answer counts as well, the latest of all.
+    again = replace(seen, actions=("go to shelf 1", "go to shelf 1"), targets=("A pen fell down.", SHELF))
+    assert answered(again) == "otherwise"
+
+
+def test_em_is_told_apart_by_what_was_answered_before(result: BenchmarkResult, visits: list[TextEpisode]):
+    windows, _ = prepare(visits, result.config)
+    kinds = [answered(one) for one in windows]
+    for system in result.systems.values():
+        counts = {kind: one.n for kind, one in system.by_answer.items()}
+        assert counts == {kind: kinds.count(kind) for kind in set(kinds)}
+        whole = sum(one.mean * one.n for one in system.by_answer.values()) / len(windows)
+        assert whole == pytest.approx(system.steps[-1]["em"].micro.mean)
 
 
 def test_a_result_is_the_same_again_and_fits_into_json(result: BenchmarkResult, visits: list[TextEpisode]):

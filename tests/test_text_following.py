@@ -15,12 +15,21 @@ pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"'
 from loopwm.errors import UserError
 from loopwm.model.config import ModelConfig, TextConfig
 from loopwm.model.text.encoders import BEGIN, Memory
-from loopwm.model.text.head import Pointer, TextHead, agreement, headed_alike
+from loopwm.model.text.head import TextHead
 from loopwm.model.text.packing import flattened
+from loopwm.model.text.pointer import Expectation, Pointer, Signs, agreement, headed_alike
 from loopwm.spaces import ObservationSpec
 
 SIZES = ModelConfig(width=8, heads=2, mlp_ratio=2, tokens=2)
 WORDS = st.lists(st.integers(7, 10), min_size=1, max_size=12)
+
+
+def signs(agreed: torch.Tensor, alike: torch.Tensor | None = None) -> Signs:
+    """Of words all of which were read just now."""
+    zeros = torch.zeros_like(agreed)
+    return Signs(
+        torch.ones_like(agreed, dtype=torch.bool), agreed, zeros if alike is None else alike, zeros, zeros.long()
+    )
 
 
 def told(written: list[int], seen: list[int], i: int, j: int, reach: int) -> float:
@@ -57,8 +66,7 @@ def test_of_two_lists_the_one_whose_head_was_written_is_followed() -> None:
     seen, written = ([word + 10 for word in words] for words in (seen, written))
     before = [flattened(torch.tensor([[words]])).before(16, BEGIN)[None] for words in (written, seen)]
     same = torch.zeros(1, 5, 8), torch.zeros(1, 15, 8)
-    readable = torch.ones(1, 5, 15, dtype=torch.bool)
-    weights = pointer.weights(pointer.queries(same[0]), pointer.keys(same[1]), readable, agreement(*before))
+    weights = pointer.weights(same[0], pointer.keys(same[1]), signs(agreement(*before)))
     assert weights[0, 1:].argmax(-1).tolist() == [6, 7, 8, 9]
     assert float(pointer.follows(torch.randn(3, 8)).detach().mean()) == pytest.approx(1)
 
@@ -96,9 +104,7 @@ def test_of_two_rooms_the_one_that_is_named_is_gone_on_with() -> None:
     chosen = []
     for heading in (0, 1):
         pointer = Pointer(8, TextConfig(follow=4, heading=heading))
-        preferred = pointer.preference(torch.zeros(1, 1, 8), agreed, alike, torch.zeros(1, 1, 11))
-        readable = torch.ones(1, 1, 11, dtype=torch.bool)
-        weights = pointer.weights(torch.zeros(1, 1, 8), torch.zeros(1, 11, 8), readable, preferred)
+        weights = pointer.weights(torch.zeros(1, 1, 8), torch.zeros(1, 11, 8), signs(agreed, alike))
         chosen.append(int(seen.tokens[weights.argmax()]))
     assert chosen == [mat, table]
 
@@ -156,9 +162,31 @@ def test_a_text_that_was_seen_is_copied_and_one_that_was_not_is_not() -> None:
     assert torch.equal(likely(unseen, 50.0)[:2], likely(unseen, 0.0)[:2])
 
 
-def test_trust_without_words_that_agree_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.text\.trust rests on words that agree"):
-        TextConfig(trust=True, follow=0)
+def test_what_is_expected_is_what_stands_where_the_words_before_agree() -> None:
+    """`mat : pen` is being written, and `mat : pen 1` and `sofa : cup 1` were seen: `1` behind the pen comes next."""
+    mat, sofa, is_, pen, cup, one = range(20, 26)
+    seen = flattened(torch.tensor([[[mat, is_, pen, one], [sofa, is_, cup, one]]]))
+    agreed = agreement(torch.tensor([[[pen, is_, mat, BEGIN]]]), seen.before(4, BEGIN)[None])
+    expectation = Expectation(8, TextConfig())
+    with torch.no_grad():
+        expectation.told.weight.copy_(torch.eye(8))
+        expectation.agree.fill_(10.0)
+        told = expectation(torch.eye(8)[None], signs(agreed))
+    assert told[0, 0].argmax() == 3 and float(told[0, 0, 3]) > 0.99
+
+
+def test_of_what_nothing_agrees_with_nothing_is_expected() -> None:
+    expectation = Expectation(8, TextConfig())
+    with torch.no_grad():
+        expectation.nothing.fill_(100.0)
+        told = expectation(torch.randn(1, 5, 8), signs(torch.zeros(1, 2, 5)))
+    assert float(told.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize(("switch", "why"), [("trust", "rests on words"), ("expect", "goes on with words")])
+def test_what_needs_words_that_agree_is_refused_without(switch: str, why: str) -> None:
+    with pytest.raises(UserError, match=rf"model\.text\.{switch} {why} that agree"):
+        TextConfig(follow=0, **{switch: True})  # type: ignore[arg-type]
 
 
 def test_a_negative_reach_is_refused() -> None:

@@ -267,7 +267,8 @@ def test_examples_are_drawn_from_right_and_wrong_answers(stored: dict[str, Any],
             assert all(0 <= value <= 1 for value in said["confidence"])
             assert said["loops"] == ([3] * 5 if name == "looped" else None)
         early = window["answers"]["looped"]["loops_early"]
-        assert all(2 <= loops <= 3 for loops in early)
+        # Between what the exit may leave after and mu.
+        assert all(1 <= loops <= 3 for loops in early)
         assert unescape(page).count(f"{window['task_type']}, {window['game']}, t = {window['time']}") >= 1
     assert f"of the {kept['wrong']} that it answers wrong" in page
 

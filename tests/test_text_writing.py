@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -25,9 +25,9 @@ from loopwm.text.vocabulary import SPECIAL
 from loopwm.train.text import unrolled
 
 
-@pytest.fixture(params=[*EVERYTHING, "trust"])
+@pytest.fixture(params=[*EVERYTHING, "guided"])
 def model(request: pytest.FixtureRequest) -> WorldModel:
-    return make(trust=True) if request.param == "trust" else make(request.param)
+    return make(guided=True) if request.param == "guided" else make(request.param)
 
 
 @torch.no_grad()
@@ -72,9 +72,12 @@ def test_greedy_takes_the_likeliest_word_every_time(model: WorldModel) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("head", "follow"), [("copy", 16), ("copy", 0), ("bottleneck", 0)])
-def test_a_single_text_is_written_as_among_others(head: str, follow: int) -> None:
-    model = make(head, follow)
+@pytest.mark.parametrize(
+    ("head", "follow", "guided"),
+    [("copy", 16, False), ("copy", 16, True), ("copy", 0, False), ("bottleneck", 0, False)],
+)
+def test_a_single_text_is_written_as_among_others(head: str, follow: int, guided: bool) -> None:
+    model = make(head, follow, guided)
     windows, visible = sample(batch=8), torch.ones(8, 5, dtype=torch.bool)
     found, decoder = unrolled(model, windows, visible), model.observation_head
     assert isinstance(decoder, TextHead)
@@ -83,12 +86,12 @@ def test_a_single_text_is_written_as_among_others(head: str, follow: int) -> Non
     begin = (found.memory.window.cumsum(0) - found.memory.window).tolist()
     for row, (first, count) in enumerate(zip(begin, found.memory.window.tolist(), strict=True)):
         own = {
-            part: getattr(found.memory, part)[first : first + count]
-            for part in ("states", "tokens", "step", "before", "heading")
+            field.name: getattr(found.memory, field.name)[first : first + count]
+            for field in fields(Memory)
+            if field.name != "window"
         }
-        alone = write(
-            decoder, found.latents[row : row + 1, 4], Memory(**own, window=torch.tensor([count])), step[:1], longest=20
-        )
+        memory = Memory(**own, window=torch.tensor([count]))
+        alone = write(decoder, found.latents[row : row + 1, 4], memory, step[:1], longest=20)
         words = alone.tokens[0]
         assert torch.equal(together.tokens[row, : len(words)], words) and not together.tokens[row, len(words) :].any()
         assert float(alone.log_probability) == pytest.approx(float(together.log_probability[row]), abs=1e-3)

@@ -21,9 +21,11 @@ SMALL = ModelConfig(width=24, heads=2, mlp_ratio=2, tokens=3, loop=LoopConfig(mu
 EVERYTHING = ("copy", "bottleneck")
 
 
-def make(head: str = "copy", follow: int = TextConfig.follow, trust: bool = False, **fields: object) -> WorldModel:
+def make(head: str = "copy", follow: int = TextConfig.follow, guided: bool = False, **fields: object) -> WorldModel:
+    """`guided` turns on all that a head which copies can be told besides."""
     torch.manual_seed(0)
-    text = TextConfig(encoder=1, decoder=2, head=head, follow=follow, heading=2, trust=trust)  # type: ignore[arg-type]
+    told = {"trust": guided, "touched": guided, "expect": guided}
+    text = TextConfig(encoder=1, decoder=2, head=head, follow=follow, heading=2, **told)  # type: ignore[arg-type]
     config = replace(SMALL, text=text, **fields)  # type: ignore[arg-type]
     model = WorldModel(config, CORPUS.observation, CORPUS.action, CORPUS.statistics(CORPUS.split("train")))
     with torch.no_grad():

@@ -184,6 +184,10 @@ class TextConfig:
     """A head that copies may prefer what was read or done lately."""
     trust: bool = False
     """A head that copies may do so the more, the further what it has written agrees with something that was seen."""
+    touched: bool = False
+    """A head that copies may pass over what an action has named since it was seen: it was taken, opened or moved."""
+    expect: bool = False
+    """A head that copies is told what would come next if what it has written were gone on with as it was seen."""
     numbers: bool = False
     """Digits that are read come with the value of the number they are part of."""
     heading: int = 0
@@ -203,6 +207,8 @@ class TextConfig:
             raise UserError(f"model.text.follow must not be negative, got {self.follow}.")
         if self.trust and not self.follow:
             raise UserError("model.text.trust rests on words that agree; give model.text.follow a number of them.")
+        if self.expect and not self.follow:
+            raise UserError("model.text.expect goes on with words that agree; give model.text.follow a number of them.")
         if self.heading < 0:
             raise UserError(f"model.text.heading must not be negative, got {self.heading}.")
 

@@ -296,6 +296,10 @@ class TextStudyConfig:
     """Digits that are read come with the value of their number."""
     trust: bool = False
     """A head that copies does so the more, the further what it has written agrees with something that was seen."""
+    touched: bool = False
+    """A head that copies may pass over what an action has named since it was seen."""
+    expect: bool = False
+    """A head that copies is told what would come next if what it has written were gone on with as it was seen."""
     head: Literal["copy", "bottleneck"] = "copy"
     """What a decoder reads: the latent alone (`bottleneck`), or also what was seen, which it may repeat (`copy`)."""
     split: Literal["validation", "test"] = "validation"

@@ -72,7 +72,14 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         balance=config.balance,
         changes=config.changes,
     )
-    text = replace(settings.model.text, numbers=config.numbers, trust=config.trust, head=config.head)
+    text = replace(
+        settings.model.text,
+        numbers=config.numbers,
+        trust=config.trust,
+        touched=config.touched,
+        expect=config.expect,
+        head=config.head,
+    )
     model = replace(settings.model, text=text)
     return replace(settings, data=config.data, model=model, train=train)
 

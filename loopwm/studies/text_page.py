@@ -14,6 +14,7 @@ from typing import Any
 
 from loopwm.errors import UserError
 from loopwm.studies.markdown import rewrite
+from loopwm.text.benchmark.errors import ANSWERS
 
 NAMES = {
     "looped": "looped",
@@ -56,12 +57,15 @@ def card(results: Sequence[Result]) -> str:
 def world(result: Result) -> str:
     """One world: what is hit, by how much more than others, where, why not, and at what price."""
     title = {"scienceworld": "ScienceWorld", "alfworld": "ALFWorld"}[result["tracks"]["history"]["world"]]
+    tables, parts = (
+        (hits, goals, leads, steps, types, answers, misses, depths, latents, sizes, made_by),
+        [f"## {title}"],
+    )
     if result.get("head", "copy") == "bottleneck":
-        tables = (hits, leads, misses, depths, latents, sizes, made_by)
+        tables = (hits, leads, answers, misses, depths, latents, sizes, made_by)
         told = "The decoder reads h_k and nothing else: all that a text says went through the latent."
-        return "\n\n".join([f"## {title}, the latent alone", told, *("\n".join(table(result)) for table in tables)])
-    tables = (hits, goals, leads, steps, types, misses, depths, latents, sizes, made_by)
-    return "\n\n".join([f"## {title}", *("\n".join(table(result)) for table in tables)])
+        parts = [f"## {title}, the latent alone", told]
+    return "\n\n".join([*parts, *(text for table in tables if (text := "\n".join(table(result))))])
 
 
 def hits(result: Result) -> list[str]:
@@ -159,6 +163,26 @@ def types(result: Result) -> list[str]:
         other = f"{told[kind]:.1f}" if kind in told else "-"
         lines.append(f"| {kind} | {count} | " + " | ".join(percent(em) for em in ems) + f" | {other} |")
     return lines
+
+
+def answers(result: Result) -> list[str]:
+    """EM by whether the action was answered before; nothing of results that do not tell."""
+    systems = systems_of(result)
+    lines = [
+        "### By whether the action was taken before, and answered otherwise",
+        "",
+        "EM in percent, over windows. An answer that is another than before cannot be repeated: something has changed.",
+        "",
+        "| track | answer | windows | " + " | ".join(NAMES[name] for name in systems) + " |",
+        "|---|---|---|" + "---|" * len(systems),
+    ]
+    none = len(lines)
+    for track, found in result["tracks"].items():
+        own = [found["systems"][run_of(result, name)].get("by_answer", {}) for name in systems]
+        for kind in (one for one in ANSWERS if all(one in each for each in own)):
+            cells = [percent(each[kind]) for each in own]
+            lines.append(f"| {track} | {kind} | {own[0][kind]['n']} | " + " | ".join(cells) + " |")
+    return lines if len(lines) > none else []
 
 
 def misses(result: Result) -> list[str]:

@@ -27,7 +27,8 @@ class Memory:
     Attributes:
         states: (C, D), those of one window after the other. tokens: (C,), the words. step: (C,), k of their o_k or a_k.
         before: (C, F), the words before them in their part of the text, nearest first, as far as a decoder follows.
-        heading: (C, P), the words that part begins with.
+        heading: (C, P), the words that part begins with. near: (C, 3 or 0), in it, the one before and the two after.
+        done: (C,), which are of actions.
         window: (B,), how many belong to every window.
     """
 
@@ -36,20 +37,24 @@ class Memory:
     step: Tensor
     before: Tensor
     heading: Tensor
+    near: Tensor
+    done: Tensor
     window: Tensor
 
     @classmethod
-    def of(cls, states: Tensor, texts: Texts, config: TextConfig) -> Memory:
-        """Of encoded texts."""
+    def of(cls, states: Tensor, texts: Texts, config: TextConfig, done: bool = False) -> Memory:
+        """Of encoded texts, of actions where they were `done`."""
         before, heading = texts.before(config.follow, BEGIN), texts.heading(config.heading)
-        return cls(states, texts.tokens, texts.step, before, heading, texts.window)
+        near = torch.cat([texts.before(1, 0), texts.after(2)], 1) if config.touched else texts.before(0, 0)
+        acts = torch.full_like(texts.tokens, done, dtype=torch.bool)
+        return cls(states, texts.tokens, texts.step, before, heading, near, acts, texts.window)
 
     def and_also(self, other: Memory) -> Memory:
         """With the words that `other` remembers of the same windows."""
         windows = torch.arange(len(self.window), device=self.window.device)
         owner = torch.cat([windows.repeat_interleave(one.window) for one in (self, other)])
         order = owner.argsort(stable=True)
-        parts = "states", "tokens", "step", "before", "heading"
+        parts = [part for part in self.__dataclass_fields__ if part != "window"]
         pairs = [torch.cat([getattr(self, part), getattr(other, part)])[order] for part in parts]
         return Memory(*pairs, window=self.window + other.window)
 
@@ -149,7 +154,7 @@ class TextActionEncoder(WordEncoder):
         """The actions (B, K, A) of windows: u (B, K, N, D), and their words to look back at."""
         texts = self.taken_apart(tokens)
         states = self.encoded(texts)
-        return self.summed(states, texts), Memory.of(states, texts, self.config)
+        return self.summed(states, texts), Memory.of(states, texts, self.config, done=True)
 
     def flops(self, words: int = NOMINAL_WORDS // 4) -> int:
         """Operations of one action of so many words."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loopwm.model.config import ModelConfig, TextConfig
+from loopwm.model.config import ModelConfig
 from loopwm.model.text.encoders import BEGIN, END, NOMINAL_WORDS, PAD, Memory, weights
 from loopwm.model.text.layers import FeedForward, WordAttention, angles
+from loopwm.model.text.naming import first_named, named_by
 from loopwm.model.text.packing import Group, Layout, Texts, flattened, pairs
+from loopwm.model.text.pointer import Expectation, Pointer, Signs, agreement, headed_alike
 from loopwm.spaces import ObservationSpec
 
 _MOST = 1 - 1e-6
@@ -47,122 +48,6 @@ class LookingBack(nn.Module):
         self.mlp = FeedForward(width, hidden)
 
 
-_MISMATCH = 0.5
-"""What an agreement further back still counts after each word that differs."""
-_CELLS = 2**17
-"""Pairs of words that are compared at once, few enough to stay in a processor's cache."""
-
-
-def agreement(written: Tensor, remembered: Tensor) -> Tensor:
-    """How far what stands before a word agrees with what stands before remembered ones: (R, L, C), from 0 to F.
-
-    An agreement counts half as much for every word nearer by that differs, so that a list is followed beyond what
-    changed in it.
-
-    Args:
-        written: (R, L, F), words before each place, nearest first; 0 is none. remembered: (R, C, F).
-    """
-    rows, length, _ = written.shape
-    total = torch.empty(rows, length, remembered.shape[1], device=written.device)
-    # Furthest first, word by word; what is not there is like nothing.
-    words = torch.where(written == 0, -1, written).int().movedim(-1, 0).flip(0)
-    others = remembered.int().movedim(-1, 0).flip(0)
-    step = max(1, _CELLS // max(1, rows * remembered.shape[1]))
-    for begin in range(0, length, step):
-        part = torch.zeros_like(total[:, begin : begin + step])
-        for word, other in zip(words[:, :, begin : begin + step, None], others[:, :, None], strict=True):
-            part = torch.where(word == other, part + 1.0, _MISMATCH * part)
-        total[:, begin : begin + step] = part
-    return total
-
-
-def headed_alike(heading: Tensor, remembered: Tensor) -> Tensor:
-    """Whether the parts that remembered words are from begin as texts do: (R, T, C).
-
-    Args:
-        heading: (R, T, P), 0 is none. remembered: (R, C, P).
-    """
-    alike = (heading != 0).all(-1)[:, :, None].repeat(1, 1, remembered.shape[1])
-    for word, other in zip(heading.int().unbind(-1), remembered.int().unbind(-1), strict=True):
-        alike &= word[:, :, None] == other[:, None, :]
-    return alike
-
-
-class Pointer(nn.Module):
-    """Which of the words that were seen to repeat, and whether to.
-
-    Source: arXiv 1704.04368, Eq. 8-9; that copying goes on where it is, as in arXiv 1603.06393, Section 3.3.
-    """
-
-    def __init__(self, width: int, config: TextConfig) -> None:
-        super().__init__()
-        self.reach, self.heading = config.follow, config.heading
-        self.query, self.key = (nn.Linear(width, width, bias=False) for _ in range(2))
-        self.sharpness = nn.Parameter(torch.tensor(10.0))
-        self.nothing = nn.Parameter(torch.zeros(1))
-        self.copy = nn.Linear(width, 1)
-        if self.reach:
-            self.follow = positive(width, 1.0)
-        self.forget = positive(width, 1.0) if config.recency else None
-        self.trust: nn.Linear | None = None
-        if config.trust:
-            self.trust = nn.Linear(width, 2)
-            nn.init.zeros_(self.trust.weight)
-            nn.init.zeros_(self.trust.bias)
-        # About as much as agrees, at most, with another room than the one that is written about.
-        self.belong = positive(width, 10.0) if self.heading else None
-
-    def queries(self, x: Tensor) -> Tensor:
-        """x (..., D) -> (..., D)."""
-        return functional.normalize(self.query(x).float(), dim=-1) * self.sharpness
-
-    def keys(self, states: Tensor) -> Tensor:
-        """Of remembered words (..., D)."""
-        return functional.normalize(self.key(states).float(), dim=-1)
-
-    def follows(self, x: Tensor) -> Tensor:
-        """What an agreement counts at states x (..., D): (..., 1); 1 in the beginning."""
-        return functional.softplus(self.follow(x).float()) if self.reach else x[..., :1].float()
-
-    def preference(self, x: Tensor, agreed: Tensor, alike: Tensor, age: Tensor) -> Tensor:
-        """Of states x (R, L, D) for what agrees with what was written, for parts that begin `alike`, and for what is
-        `age` steps old, all (R, L or 1, C): (R, L, C)."""
-        preferred = self.follows(x) * agreed
-        if self.belong is not None:
-            preferred = preferred + functional.softplus(self.belong(x).float()) * alike
-        if self.forget is None:
-            return preferred
-        return preferred - functional.softplus(self.forget(x).float()) * age.float().log1p()
-
-    def share(self, x: Tensor, best: Tensor, most: Tensor) -> Tensor:
-        """How much of the probability at states x (..., D) may be copied: (..., 1).
-
-        States tell what usually comes here. Whether it was seen, they hardly know; how far it agrees, does.
-
-        Args:
-            best: (..., 1), the furthest agreement with anything that may be read. most: (..., 1), if all words agreed.
-        """
-        logit = self.copy(x).float()
-        if self.trust is not None:
-            agrees, differs = self.trust(x).float().split(1, dim=-1)
-            logit = logit + agrees * best.log1p() - differs * (most - best).log1p()
-        return logit.sigmoid()
-
-    def weights(self, q: Tensor, k: Tensor, readable: Tensor, preferred: Tensor) -> Tensor:
-        """Attention (R, L, C) of q (R, L, D) to k (R, C, D), and to what is `preferred` (R, L, C); what is missing to 1
-        points at nothing."""
-        scores = (q @ k.transpose(1, 2) + preferred).masked_fill(~readable, -torch.inf)
-        return torch.cat([self.nothing.expand(*scores.shape[:-1], 1), scores], -1).softmax(-1)[..., 1:]
-
-
-def positive(width: int, at_first: float) -> nn.Linear:
-    """A number for every state, whose softplus is `at_first` before anything is learned."""
-    layer = nn.Linear(width, 1)
-    nn.init.zeros_(layer.weight)
-    nn.init.constant_(layer.bias, math.log(math.expm1(at_first)))
-    return layer
-
-
 class TextHead(nn.Module):
     """An autoregressive decoder. `bottleneck` reads h_k alone; `copy` also reads the words that were seen, and may
     repeat one of them instead of choosing from the vocabulary."""
@@ -183,6 +68,7 @@ class TextHead(nn.Module):
         self.norm = nn.RMSNorm(width)
         if self.copies:
             self.back, self.pointer = LookingBack(*sizes), Pointer(width, config.text)
+        self.expectation = Expectation(width, config.text) if self.copies and config.text.expect else None
 
     @property
     def layers(self) -> list[DecoderBlock]:
@@ -204,7 +90,7 @@ class TextHead(nn.Module):
         texts = flattened(ends, (ends != 0) & (valid > 0)[..., None])
         first = texts.place == 0
         given = torch.where(first, BEGIN, texts.tokens.roll(1))
-        look = Look.of(texts, memory) if self.copies else None
+        look = Look.of(texts, memory, self.pointer) if self.copies else None
         x, turn = self.words(given), angles(texts.place, self.rotated)
         y = (latents + self.places).flatten(0, 1)
         for i, block in enumerate(self.layers):
@@ -217,11 +103,14 @@ class TextHead(nn.Module):
         back = self.back
         if not look.groups:
             return back.mlp(x)
+        if self.expectation is not None:
+            told = [self.expectation(memory.states[there.index], signs) for _, there, signs in look.groups]
+            x = x + look.words(told, x)
         q = back.read.queries(back.norm(x), angles(texts.step, self.rotated, STEPS))
         k, v = back.read.keys(memory.states, angles(memory.step, self.rotated, STEPS))
         found = [
-            back.read.attend(q[here.index], k[there.index], v[there.index], readable)
-            for here, there, readable in look.groups
+            back.read.attend(q[here.index], k[there.index], v[there.index], signs.readable)
+            for here, there, signs in look.groups
         ]
         return back.mlp(x + back.read.out(look.words(found, x)))
 
@@ -230,36 +119,18 @@ class TextHead(nn.Module):
         own = -functional.cross_entropy(self.scores(x), texts.tokens, reduction="none")
         if look is None:
             return own
-        before = texts.before(self.pointer.reach, BEGIN)
         copied = pointed = best = torch.zeros_like(own)
         if look.groups:
-            q, k = self.pointer.queries(x), self.pointer.keys(memory.states)
-            found = []
-            for here, there, readable in look.groups:
-                agreed = agreement(before[here.index], memory.before[there.index])
-                age = (texts.step[here.index][:, :, None] - memory.step[there.index][:, None, :]).clamp(min=0)
-                alike = self._headed_alike(texts, here, memory.heading[there.index])
-                preferred = self.pointer.preference(x[here.index], agreed, alike, age)
-                weights = self.pointer.weights(q[here.index], k[there.index], readable, preferred)
+            k, found = self.pointer.keys(memory.states), []
+            for here, there, signs in look.groups:
+                weights = self.pointer.weights(x[here.index], k[there.index], signs)
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
-                furthest = agreed.masked_fill(~readable, 0.0).amax(-1)
-                found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1), furthest], -1))
+                found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1), signs.furthest], -1))
             copied, pointed, best = look.words(found, own).unbind(-1)
-        share = self.pointer.share(x, best[:, None], (before != 0).sum(-1, keepdim=True))[:, 0]
+        most = (texts.place[:, None] + 1).clamp(max=self.pointer.reach)
+        share = self.pointer.share(x, best[:, None], most)[:, 0]
         # What points at nothing is left to the vocabulary, so that all words together have probability 1.
         return torch.logaddexp(torch.log1p(-_MOST * share * pointed) + own, (share * copied + 1e-9).log())
-
-    def _headed_alike(self, texts: Texts, here: Group, remembered: Tensor) -> Tensor:
-        """Whether `remembered` headings (R, C, P) are those of the words `here`, once these are written: (R, L, C)."""
-        many = self.pointer.heading
-        if not many:
-            return remembered.new_zeros(1, 1, 1)
-        # Words of a text have the same heading: compared once for every text, of which there are few.
-        heads = texts.tokens.new_zeros(len(texts.layout.length), many)
-        heads[texts.text] = texts.heading(many)
-        found = headed_alike(heads.view(-1, texts.count, many)[here.rows], remembered)
-        known = (texts.place[here.index] >= many)[..., None]
-        return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1])) & known
 
     def flops(self, words: int = NOMINAL_WORDS) -> int:
         """Operations of writing so many words, without what depends on how much was seen."""
@@ -270,20 +141,30 @@ class TextHead(nn.Module):
 
 @dataclass(frozen=True)
 class Look:
-    """Which words may look back at which: groups of windows (words here, words remembered there, (R, L, C) allowed)."""
+    """Which words may look back at which: groups of windows (words here, words remembered there, what speaks for them),
+    R of L and C words."""
 
-    groups: tuple[tuple[Group, Group, Tensor], ...]
+    groups: tuple[tuple[Group, Group, Signs], ...]
     total: int
 
     @classmethod
-    def of(cls, texts: Texts, memory: Memory) -> Look:
+    def of(cls, texts: Texts, memory: Memory, pointer: Pointer) -> Look:
         """Of target texts; a word of step k may read all that was seen up to o_k."""
         rows = pairs(texts.window, memory.window)
         here, there = Layout.of(texts.window, rows).groups, Layout.of(memory.window, rows).groups
+        before = texts.before(pointer.reach, BEGIN)
+        named = first_named(memory) if rows and pointer.touched is not None else None
         groups = []
         for a, b in zip(here, there, strict=True):
-            allowed = memory.step[b.index][:, None, :] <= texts.step[a.index][:, :, None]
-            groups.append((a, b, allowed & b.valid[:, None, :]))
+            step, then = texts.step[a.index][:, :, None], memory.step[b.index][:, None, :]
+            signs = Signs(
+                readable=(then <= step) & b.valid[:, None, :],
+                agreed=agreement(before[a.index], memory.before[b.index]),
+                alike=_headed_alike(texts, a, memory.heading[b.index]),
+                age=(step - then).clamp(min=0),
+                named=_named(texts, a, None if named is None else named[b.index]),
+            )
+            groups.append((a, b, signs))
         return cls(tuple(groups), len(texts.tokens))
 
     def words(self, parts: list[Tensor], like: Tensor) -> Tensor:
@@ -291,6 +172,29 @@ class Look:
         index = torch.cat([here.index[here.valid] for here, _, _ in self.groups])
         values = torch.cat([part[here.valid] for part, (here, _, _) in zip(parts, self.groups, strict=True)])
         return values.new_zeros(self.total, *values.shape[1:]).index_copy(0, index, values)
+
+
+def _headed_alike(texts: Texts, here: Group, remembered: Tensor) -> Tensor:
+    """Whether `remembered` headings (R, C, P) are those of the words `here`, once these are written: (R, L, C)."""
+    many = remembered.shape[-1]
+    if not many:
+        return remembered.new_zeros(1, 1, 1)
+    # Words of a text have the same heading: compared once for every text, of which there are few.
+    heads = texts.tokens.new_zeros(len(texts.layout.length), many)
+    heads[texts.text] = texts.heading(many)
+    found = headed_alike(heads.view(-1, texts.count, many)[here.rows], remembered)
+    known = (texts.place[here.index] >= many)[..., None]
+    return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1])) & known
+
+
+def _named(texts: Texts, here: Group, first: Tensor | None) -> Tensor:
+    """In which ways remembered words were named before the texts of the words `here` began: (R, L, C)."""
+    if first is None:
+        return here.index.new_zeros(1, 1, 1)
+    # Found once for every text, of which there are few.
+    steps = torch.arange(texts.count, device=first.device)[:, None]
+    found = named_by(first[:, None], steps)
+    return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1]))
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,14 @@ class Texts:
         tokens = torch.where(self.opens, first, self.tokens)
         return torch.where(known >= 0, tokens[index.clamp(min=0)], beginning) if len(self.place) else beginning
 
+    def after(self, many: int) -> Tensor:
+        """(M, many): the words after each, nearest first; 0 where its part has fewer."""
+        ahead = torch.arange(1, many + 1, device=self.place.device)
+        length = torch.repeat_interleave(self.parts.length, self.parts.length)
+        index = torch.arange(len(self.place), device=self.place.device)[:, None] + ahead
+        known = self.place[:, None] + ahead < length[:, None]
+        return torch.where(known, self.tokens[index.clamp(max=max(len(self.tokens) - 1, 0))], 0)
+
     def heading(self, many: int) -> Tensor:
         """(M, many): the words with which the part of each begins; 0 where it has fewer."""
         start = torch.arange(len(self.place), device=self.place.device) - self.place

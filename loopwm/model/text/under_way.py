@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from loopwm.model.text.encoders import BEGIN, END, Memory
-from loopwm.model.text.head import STEPS, TextHead, agreement, headed_alike
+from loopwm.model.text.head import STEPS, TextHead
 from loopwm.model.text.layers import angles, by_head
+from loopwm.model.text.naming import first_named, named_by
+from loopwm.model.text.pointer import Signs, agreement, headed_alike
 
 _LATER = 1e-4
 """Of an agreement is one step of age worth, so that it decides between equals alone."""
@@ -21,19 +23,23 @@ class Remembered:
 
     Attributes:
         age: (W, 1, D/2H), angles of how old it all is. keys, values: (W, H, 1 + C, D/H), for reading.
-        readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands before each of them.
+        states: (W, C, D). readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands
+            before each of them.
         heading: (W, C, P), what the part begins with that they are from. since: (W, 1, C), steps since it was read.
+        named: (W, 1, C), in which ways actions have named it since.
     """
 
     age: Tensor
     keys: Tensor
     values: Tensor
+    states: Tensor
     readable: Tensor
     pointers: Tensor
     tokens: Tensor
     before: Tensor
     heading: Tensor
     since: Tensor
+    named: Tensor
 
     @classmethod
     def of(cls, head: TextHead, memory: Memory | None, step: Tensor, like: Tensor) -> Remembered:
@@ -42,7 +48,7 @@ class Remembered:
         if memory is None or not len(memory.tokens):
             states, tokens = like.new_zeros(batch, 0, like.shape[-1]), step.new_zeros(batch, 0)
             then, valid, before = tokens, tokens.bool(), step.new_zeros(batch, 0, reach)
-            heading = step.new_zeros(batch, 0, many)
+            heading, named = step.new_zeros(batch, 0, many), tokens
         else:
             place = torch.arange(int(memory.window.max()), device=step.device)
             begin = memory.window.cumsum(0) - memory.window
@@ -50,12 +56,15 @@ class Remembered:
             index = (begin[:, None] + place).clamp(max=len(memory.tokens) - 1)
             states, tokens, then = memory.states[index], memory.tokens[index], memory.step[index]
             before, heading = memory.before[index], memory.heading[index]
+            asked = head.pointer.touched is not None
+            named = named_by(first_named(memory)[index], step[:, None]) if asked else torch.zeros_like(tokens)
         read = head.back.read
         k, v = read.lined_up(*read.keys(states, angles(then, head.rotated, STEPS)))
         return cls(
             age=angles(step[:, None], head.rotated, STEPS),
             keys=k.unflatten(0, (batch, -1)),
             values=v.unflatten(0, (batch, -1)),
+            states=states,
             readable=(valid & (then <= step[:, None]))[:, None],
             pointers=head.pointer.keys(states),
             tokens=tokens,
@@ -63,6 +72,7 @@ class Remembered:
             before=before.int().movedim(-1, 0).contiguous().movedim(0, -1),
             heading=heading.int().movedim(-1, 0).contiguous().movedim(0, -1),
             since=(step[:, None] - then).clamp(min=0)[:, None],
+            named=named[:, None],
         )
 
     def keep(self, rows: Tensor) -> Remembered:
@@ -99,10 +109,11 @@ class UnderWay:
         self.said = torch.cat([self.said, rows.int()], 1)
         place = self.place + torch.arange(count, device=words.device)
         self.place += count
+        signs = None if self.back is None else self._signs(place, self.back)
         x, turn = head.words(rows), angles(place, head.rotated).expand(len(rows), -1, -1)
         for i, block in enumerate(head.layers):
-            if self.back is not None and i == len(head.layers) - 1:
-                x = self._looked_back(x, self.back)
+            if signs is not None and self.back is not None and i == len(head.layers) - 1:
+                x = self._looked_back(x, self.back, signs)
             y = block.norm_words(x)
             new = (by_head(part).unflatten(0, (len(y), -1)) for part in block.words.keys(y, turn))
             k, v = (torch.cat(pair, 2) for pair in zip(self.words[i], new, strict=True))
@@ -112,7 +123,17 @@ class UnderWay:
             q = self._by_window(block.latent.queries(block.norm_latent(x)))
             k, v = (part.flatten(0, 1) for part in self.latents[i])
             x = block.mlp(x + block.latent.out(block.latent.attend_to(q, k, v)).view_as(x))
-        return self._chosen(self._by_window(head.norm(x)), self._by_window(self._last(count)), place)
+        return self._chosen(self._by_window(head.norm(x)), signs, place)
+
+    def _signs(self, place: Tensor, seen: Remembered) -> Signs:
+        """Of all that is remembered, for words at `place` (L,) of every text."""
+        return Signs(
+            readable=seen.readable,
+            agreed=agreement(self._by_window(self._last(len(place))), seen.before),
+            alike=self._headed_alike(place, seen),
+            age=seen.since,
+            named=seen.named,
+        )
 
     def _last(self, count: int) -> Tensor:
         """What stands up to each of the last words, nearest first: (W S, L, F)."""
@@ -130,26 +151,27 @@ class UnderWay:
         """(W S, L, ...) -> (W, S L, ...)."""
         return x.unflatten(0, (-1, self.texts)).flatten(1, 2)
 
-    def _looked_back(self, x: Tensor, seen: Remembered) -> Tensor:
+    def _looked_back(self, x: Tensor, seen: Remembered, signs: Signs) -> Tensor:
         back = self.head.back
         if not seen.readable.shape[-1]:
             return back.mlp(x)
+        if self.head.expectation is not None:
+            x = x + self.head.expectation(seen.states, signs).view_as(x)
         q = back.read.queries(self._by_window(back.norm(x)), seen.age)
         read = back.read.attend_to(q, seen.keys.flatten(0, 1), seen.values.flatten(0, 1), seen.readable)
         return back.mlp(x + back.read.out(read).view_as(x))
 
-    def _chosen(self, x: Tensor, written: Tensor, place: Tensor) -> Tensor:
-        """At states x (W, S L, D) of words at `place` (L,), with `written` (W, S L, F) up to each: (W, S, L, V)."""
+    def _chosen(self, x: Tensor, signs: Signs | None, place: Tensor) -> Tensor:
+        """At states x (W, S L, D) of words at `place` (L,): (W, S, L, V)."""
         head, seen = self.head, self.back
         own = head.scores(x).softmax(-1)
-        if seen is None:
+        if seen is None or signs is None:
             return self._by_text(own)
-        agreed = agreement(written, seen.before)
-        preferred = head.pointer.preference(x, agreed, self._headed_alike(place, seen), seen.since)
-        weights = head.pointer.weights(head.pointer.queries(x), seen.pointers, seen.readable, preferred)
+        weights = head.pointer.weights(x, seen.pointers, signs)
         copied = torch.zeros_like(own).scatter_add_(-1, seen.tokens[:, None, :].expand_as(weights), weights)
-        best = agreed.masked_fill(~seen.readable, 0.0).amax(-1, keepdim=True) if agreed.shape[-1] else own[..., :1] * 0
-        share = head.pointer.share(x, best, (written != 0).sum(-1, keepdim=True))
+        best = signs.furthest[..., None] if weights.shape[-1] else own[..., :1] * 0
+        most = (place + 1).clamp(max=self.reach).repeat(self.texts)[:, None]
+        share = head.pointer.share(x, best, most)
         return self._by_text((1 - share * weights.sum(-1, keepdim=True)) * own + share * copied)
 
     def _headed_alike(self, place: Tensor, seen: Remembered) -> Tensor:

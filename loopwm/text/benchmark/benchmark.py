@@ -8,7 +8,7 @@ A trained model joins as one more predictor beside the rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Interval
 from loopwm.text.benchmark.aggregate import REPORT_MIX, Aggregate, Aggregator, Floats
 from loopwm.text.benchmark.ceiling import COLUMNS, ReplayNoise, unknowable
-from loopwm.text.benchmark.errors import MISSES, misses
+from loopwm.text.benchmark.errors import MISSES, answered, misses
 from loopwm.text.benchmark.lexicon import load_lexicon
 from loopwm.text.benchmark.metrics import METRICS, Scorer
 from loopwm.text.benchmark.predictor import Predictor, Scored, score, windows_digest
@@ -65,11 +65,13 @@ class SystemResult:
         steps: for each step 1 ... K: metric -> averages over windows. The last step is the headline.
         misses: cause of `errors.MISSES` -> share of the windows that are wrong at the last step for it.
         against: other system -> its paired difference, this one minus that one, of `em` at the last step.
+        by_answer: those of `errors.ANSWERS` there are -> `em` at the last step, over windows; not in older results.
     """
 
     steps: list[dict[str, Aggregate]]
     misses: dict[str, Aggregate]
     against: dict[str, Aggregate]
+    by_answer: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,10 +175,10 @@ def run_benchmark(
     for name, predictor in (predictors or {}).items():
         step(name)
         scored.append(score(name, predictor, windows, scorer))
-    types = [window.task_type for window in windows]
-    aggregator = Aggregator(
-        types, [window.episode for window in windows], REPORT_MIX[world], resamples=config.resamples, seed=config.seed
-    )
+    types, owners = [window.task_type for window in windows], [window.episode for window in windows]
+    again = {"resamples": config.resamples, "seed": config.seed}
+    aggregator = Aggregator(types, owners, REPORT_MIX[world], **again)
+    by_answer = Aggregator([answered(window) for window in windows], owners, {}, **again)
     step("ceiling")
     firsts = unknowable(windows, training)[:, -1]
     unusual = firsts[:, COLUMNS.index("unusual")]
@@ -188,7 +190,11 @@ def run_benchmark(
         types={name: types.count(name) for name in aggregator.types},
         episodes=aggregator.episodes,
         systems={
-            one.name: _summary(one, scored, aggregator, misses(windows, one.predictions, unusual)) for one in scored
+            one.name: replace(
+                _summary(one, scored, aggregator, misses(windows, one.predictions, unusual)),
+                by_answer=by_answer.aggregate(one.metric("em")[:, -1:])[0].by_type,
+            )
+            for one in scored
         },
         ceiling=dict(zip(COLUMNS, aggregator.aggregate(firsts), strict=True)),
         replay=replay,

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loopwm.text.benchmark.ceiling import is_reading
 from loopwm.text.benchmark.listings import normalised, unordered
 from loopwm.text.benchmark.patterns import opening, read_action, without_numbers
 from loopwm.text.benchmark.windows import Window
 
 MISSES = ("list order", "not shown", "numbers", "another answer", "other words")
-KINDS = ("number", "copy", "change")
+ANSWERS = ("new", "as before", "otherwise")
+"""To an action that was not taken before, and to one that was, with the same answer or with another."""
 
 
 def misses(
@@ -46,16 +46,17 @@ def misses(
     return found
 
 
-def target_kind(window: Window, step: int) -> str:
-    """Which of `KINDS` the target after action `step` (from 0) is.
+def answered(window: Window) -> str:
+    """Which of `ANSWERS` the last target is, against all that was read before it.
 
-    A reading is a `number`; any other target is a `copy` if the context holds the same text, and a `change` if not.
+    What is answered otherwise than before tells a world model from a memory: something has changed in between.
     """
-    target = window.targets[step]
-    if is_reading(target):
-        return "number"
-    same = normalised(target)
-    return "copy" if any(normalised(text) == same for text in window.context.observations) else "change"
+    actions = [*window.context.actions, *window.actions[:-1]]
+    texts = [*window.context.observations[1:], *window.targets[:-1]]
+    before = [text for action, text in zip(actions, texts, strict=True) if action == window.actions[-1]]
+    if not before:
+        return "new"
+    return "as before" if normalised(before[-1]) == normalised(window.targets[-1]) else "otherwise"
 
 
 def _miss(action: str, predicted: str, target: str, unusual: bool) -> str:

@@ -16,7 +16,7 @@ from loopwm.evaluate.bootstrap import Interval
 from loopwm.text.benchmark.aggregate import Aggregate
 from loopwm.text.benchmark.benchmark import BenchmarkResult, headline_of
 from loopwm.text.benchmark.ceiling import CAUSES
-from loopwm.text.benchmark.errors import MISSES
+from loopwm.text.benchmark.errors import ANSWERS, MISSES
 from loopwm.text.benchmark.metrics import METRICS
 
 INDICATIVE = "indicative: protocol not published"
@@ -78,7 +78,7 @@ def tables(result: BenchmarkResult) -> RenderableType:
     parts: list[RenderableType] = [Text(lines[0]), _systems(result)]
     if result.last > 1:
         parts.append(_steps(result))
-    parts += [_types(result), _ceiling(result), _misses(result)]
+    parts += [_types(result), _answers(result), _ceiling(result), _misses(result)]
     if len(result.systems) > 1:
         parts.append(_paired(result))
     return Group(*parts)
@@ -143,6 +143,17 @@ def _ceiling(result: BenchmarkResult) -> Table:
         noise = result.replay
         share = sum(noise.by_type[name] * noise.steps[name] for name in noise.steps) / sum(noise.steps.values())
         table.add_row("replay noise, beside that", f"{100 * share:.1f}", "", "")
+    return table
+
+
+def _answers(result: BenchmarkResult) -> Table:
+    title = f"EM at step {result.last}, by whether the action was answered before"
+    table = Table("system", *ANSWERS, title=title, title_justify="left")
+    for name, system in result.systems.items():
+        found = system.by_answer
+        table.add_row(
+            name, *(f"{_percent(found[one])}, n = {found[one].n}" if one in found else "-" for one in ANSWERS)
+        )
     return table
 
 

@@ -144,9 +144,11 @@ def section(asked: Asked, lines: list[Finding]) -> Section:
         ]
         for name, kind in tables.averages(asked)
     ]
+    again = tables.answers(asked)
     shown = [
         *averaged[0],
         (f"EM at step {last} by task type, in percent; the ceiling is an estimate. {small}", tables.types(asked)),
+        *([(f"EM at step {last} by whether the action was answered before.", again)] if again.rows else []),
         (f"EM at step {last}, differences of rows to columns in points, paired by window.", tables.paired(asked)),
         (f"Wrong at step {last} by cause, in percent of all windows.", tables.misses(asked)),
         (f"Targets at step {last} that this track has not shown before, in percent.", tables.ceiling(asked)),

@@ -9,7 +9,7 @@ from loopwm.evaluate.tables import Cell, Table, flattened
 from loopwm.text.benchmark.aggregate import Aggregate
 from loopwm.text.benchmark.benchmark import headline_of
 from loopwm.text.benchmark.ceiling import CAUSES
-from loopwm.text.benchmark.errors import MISSES
+from loopwm.text.benchmark.errors import ANSWERS, MISSES
 from loopwm.text.benchmark.looping import KINDS, Looping
 from loopwm.text.benchmark.metrics import METRICS
 from loopwm.text.benchmark.tables import HEADS, INDICATIVE, complement, reported
@@ -127,6 +127,19 @@ def misses(asked: Asked) -> Table:
         for system, found in asked.systems.items()
     )
     return Table(MISSES, rows)
+
+
+def answers(asked: Asked) -> Table:
+    """EM by whether the action was answered before, and how; without rows where that was not measured."""
+    known = {system: found.by_answer for system, found in asked.systems.items() if found.by_answer}
+    there = [one for one in ANSWERS if any(one in found for found in known.values())]
+    rows = [
+        (asked.label(system), tuple(percent(found[one]) if one in found else Cell("-") for one in there))
+        for system, found in known.items()
+    ]
+    counts = next(iter(known.values()), {})
+    windows = ("windows", tuple(Cell(str(counts[one].n)) if one in counts else Cell("-") for one in there))
+    return Table(tuple(there), (*rows, windows) if rows else ())
 
 
 def paired(asked: Asked) -> Table:
