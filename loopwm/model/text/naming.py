@@ -41,13 +41,13 @@ def _next(memory: Memory, begin: int, count: int) -> Tensor:
     window = torch.arange(len(memory.window), device=words.device).repeat_interleave(memory.window)
     # An action comes after the observation of its step.
     when = 2 * memory.step + memory.done
-    ways, times = int(words.max()) + 1, int(when.max()) + 1
+    size, times = int(words.max()) + 1, int(when.max()) + 1
 
     def coded(first: int) -> tuple[Tensor, Tensor, Tensor]:
         """Window and name as one number, that with the time, so that names are in order, and where there is a name."""
         name, code = words[:, 1 + first : 1 + first + count], window
         for word in name.unbind(1):
-            code = code * ways + word
+            code = code * size + word
         return code, code * times + when, (name != 0).all(1)
 
     _, own, whole = coded(0)
