@@ -183,7 +183,7 @@ PRESETS: dict[str, Preset] = {
                 spell=0.3,
                 balance=0.5,
                 validate_every=250,
-                precision="bfloat16",
+                precision="native",
             ),
         ),
         episodes=0,

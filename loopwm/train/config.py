@@ -235,8 +235,9 @@ class TrainConfig:
     """Seeds the weights, the windows and the depths."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the matrix products; `auto` measures both where the hardware has bfloat16 and keeps the faster."""
+    precision: Literal["auto", "native", "float32", "bfloat16"] = "auto"
+    """Of the matrix products; `native` is bfloat16 where the hardware multiplies it, which emulation would take many
+    times as long for, else float32. `auto` also measures whether it is faster there."""
     compile: bool = True
     """Compile the block where a compiler is present; costs about a minute at the start, which Ctrl-C waits for."""
     log_every: int = 10

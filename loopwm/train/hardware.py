@@ -54,6 +54,11 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def native_precision(device: torch.device) -> Precision:
+    """bfloat16 where it need not be emulated. Whatever else the machine does, the same hardware gives the same."""
+    return "bfloat16" if has_bfloat16(device) else "float32"
+
+
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager:
     """bfloat16 matrix products, or nothing."""
     if precision == "float32":

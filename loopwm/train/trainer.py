@@ -46,7 +46,15 @@ from loopwm.train.data import training_data
 from loopwm.train.deferred import DeferredDecoding
 from loopwm.train.embedding import EmbeddingAlignment
 from loopwm.train.halting import halting_loss
-from loopwm.train.hardware import Precision, autocast, compiler_works, faster_precision, peak_memory, resolve_device
+from loopwm.train.hardware import (
+    Precision,
+    autocast,
+    compiler_works,
+    faster_precision,
+    native_precision,
+    peak_memory,
+    resolve_device,
+)
 from loopwm.train.journal import Journal, read_config, write_config, write_run_info
 from loopwm.train.losses import LossTerms, Objective, PerStepDecoding, visible_steps
 from loopwm.train.optimiser import Average, Optimiser, learning_rate
@@ -284,7 +292,7 @@ class Trainer:
             self.sampler.restore(sampler)
             self.precision, info["precision_seconds"] = choice.precision, choice.seconds
         else:
-            self.precision = wanted
+            self.precision = native_precision(self.device) if wanted == "native" else wanted
         write_run_info(
             self.run,
             data_digest=self.digest,
