@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from loopwm.model.core import LoopedCore
 from loopwm.model.world_model import WorldModel
 from loopwm.train.config import OptimConfig
+from loopwm.train.hardware import has_bfloat16
+from loopwm.train.muon import SinglePrecisionMuon
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
@@ -49,7 +51,10 @@ class Optimiser:
             groups = [group for group in groups if group["params"]]
             # Muon has no group without parameters, and a model always has linear maps.
             theirs = {"params": maps, "weight_decay": config.weight_decay, "pace": 1.0}
-            self.parts.append(torch.optim.Muon([theirs], lr=config.lr, adjust_lr_fn="match_rms_adamw"))
+            if has_bfloat16(maps[0].device):
+                self.parts.append(torch.optim.Muon([theirs], lr=config.lr, adjust_lr_fn="match_rms_adamw"))
+            else:
+                self.parts.append(SinglePrecisionMuon([theirs], lr=config.lr))
         self.parts.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True))
 
     @property
