@@ -16,6 +16,7 @@ from loopwm.model.config import CERTIFIED_LOOP
 from loopwm.model.core import LoopedCore
 from loopwm.train.checkpoint import NAME, load, read_checkpoint
 from loopwm.train.config import OptimConfig
+from loopwm.train.muon import SinglePrecisionMuon, orthogonal
 from loopwm.train.optimiser import Average, Optimiser, learning_rate, parameter_groups
 from loopwm.train.trainer import Trainer
 
@@ -133,6 +134,39 @@ def test_muon_moves_linear_maps_alike_in_all_directions_and_leaves_the_rest_to_a
         assert float((old - parameter.detach()).square().mean().sqrt()) == pytest.approx(0.2 * 0.01, rel=0.3)
     for parameter, old, rate in zip(watched, before[len(maps) :], (0.002, 0.01), strict=True):
         torch.testing.assert_close((old - parameter.detach()).abs(), torch.full_like(old, rate), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(24, 96), (96, 24), (32, 32)])
+def test_muon_in_single_precision_moves_as_torchs_does_but_for_rounding(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs, still = (nn.Parameter(start.clone()) for _ in range(3))
+    single = SinglePrecisionMuon([{"params": [ours, still], "weight_decay": 0.05}], lr=0.01)
+    rounded = torch.optim.Muon([theirs], lr=0.01, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    for update in range(4):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        before = ours.detach().clone()
+        single.step()
+        rounded.step()
+        # What one update moves, beside the difference that bfloat16 makes to it.
+        moved, apart = (ours - before).norm(), (ours - theirs).norm()
+        assert apart < 0.02 * (update + 1) * moved
+    assert 0 < apart
+    assert torch.equal(still, start)
+
+
+def test_muon_in_single_precision_leaves_the_singular_vectors_of_a_gradient_as_they_are() -> None:
+    generator = torch.Generator().manual_seed(1)
+    u, values, v = torch.linalg.svd(torch.randn(16, 40, generator=generator, dtype=torch.float64), full_matrices=False)
+    a, b, c = coefficients = (3.4445, -4.775, 2.0315)
+    expected = values / values.norm()
+    for _ in range(5):
+        expected = a * expected + b * expected**3 + c * expected**5
+    for matrix in (u * values @ v, (u * values @ v).T):
+        found = orthogonal(matrix, coefficients, 5, 1e-7)
+        wanted = u * expected @ v
+        torch.testing.assert_close(found, wanted if found.shape == wanted.shape else wanted.T)
 
 
 def test_muon_goes_on_bit_by_bit(billiards_store: Path, tmp_path: Path) -> None:

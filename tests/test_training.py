@@ -28,7 +28,7 @@ from loopwm.model.encoders import EntityEncoder
 from loopwm.model.world_model import WorldModel
 from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint, world_weights
 from loopwm.train.config import OptimConfig
-from loopwm.train.hardware import has_bfloat16
+from loopwm.train.hardware import has_bfloat16, native_precision
 from loopwm.train.journal import read_config, read_log
 from loopwm.train.trainer import Trainer, finished, resume, train
 
@@ -88,7 +88,7 @@ def test_training_reduces_the_error_and_logs_every_term(billiards_store: Path, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+@pytest.mark.parametrize("precision", ["auto", "native", "bfloat16"])
 def test_training_in_other_precisions_reduces_the_error_too(
     billiards_store: Path, tmp_path: Path, precision: str
 ) -> None:
@@ -103,8 +103,19 @@ def test_training_in_other_precisions_reduces_the_error_too(
         seconds = info["precision_seconds"]
         wanted = "bfloat16" if seconds["bfloat16"] < 0.95 * seconds["float32"] else "float32"
     else:
-        wanted = "float32" if precision == "auto" else precision
+        wanted = precision if precision == "bfloat16" else native_precision(torch.device("cpu"))
     assert info["precision"] == wanted
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux lists what a processor can do there")
+def test_the_native_precision_is_bfloat16_only_where_the_processor_has_it(
+    billiards_store: Path, tmp_path: Path
+) -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    run = tmp_path / "run"
+    train(debug(billiards_store, updates=1, precision="native"), run)
+    had = "avx512_bf16" in flags or "amx_bf16" in flags
+    assert json.loads((run / "info.json").read_text())["precision"] == ("bfloat16" if had else "float32")
 
 
 @pytest.mark.slow
