@@ -108,12 +108,10 @@ def test_training_in_other_precisions_reduces_the_error_too(
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux lists what a processor can do there")
-def test_the_native_precision_is_bfloat16_only_where_the_processor_has_it(
-    billiards_store: Path, tmp_path: Path
-) -> None:
+def test_native_is_bfloat16_only_where_the_processor_has_it(billiards_store: Path, tmp_path: Path) -> None:
     flags = Path("/proc/cpuinfo").read_text().split()
     run = tmp_path / "run"
-    train(debug(billiards_store, updates=1, precision="native"), run)
+    train(debug(billiards_store, updates=2, precision="native"), run)
     had = "avx512_bf16" in flags or "amx_bf16" in flags
     assert json.loads((run / "info.json").read_text())["precision"] == ("bfloat16" if had else "float32")
 
