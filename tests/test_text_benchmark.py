@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from loopwm.cli import main
@@ -81,6 +82,15 @@ class Oracle:
 
     def predict(self, windows) -> list[list[str]]:
         return [list(window.targets) for window in windows]
+
+
+class Forgetful:
+    """Knows everything of every other window, and nothing of the rest."""
+
+    def predict(self, windows) -> list[list[str]]:
+        return [
+            list(one.targets) if k % 2 else ["Nothing happens."] * len(one.targets) for k, one in enumerate(windows)
+        ]
 
 
 def test_averages_weigh_windows_types_or_the_mix():
@@ -281,6 +291,25 @@ def test_a_result_is_the_same_again_and_fits_into_json(result: BenchmarkResult, 
     figures = result.to_json()["figures"]
     assert figures["em_oracle"] == 100.0
     assert figures["low_history"] <= figures["em_history"] <= figures["high_history"]
+
+
+def test_systems_that_were_asked_before_are_compared_with_as_if_asked_now(visits: list[TextEpisode]):
+    config = BenchmarkConfig(windows=WindowConfig(per_type=0), resamples=50, rules=("templates",))
+    both = run_benchmark("alfworld", visits, {"oracle": Oracle(), "forgetful": Forgetful()}, config).to_json()
+    alone = run_benchmark("alfworld", visits, {"oracle": Oracle()}, config)
+    stored = TypeAdapter(BenchmarkResult).validate_python(json.loads(json.dumps(alone.to_json())))
+    later = run_benchmark("alfworld", visits, {"forgetful": Forgetful()}, config, earlier=[stored]).to_json()
+    assert later == both
+    assert 0 < later["systems"]["forgetful"]["hits"].count("0") < both["windows"]
+    assert set(later["systems"]["oracle"]["against"]) == {"templates", "forgetful"}
+    # Asked again, what was known before does not count.
+    again = run_benchmark("alfworld", visits, {"oracle": Forgetful()}, config, earlier=[stored])
+    assert again.systems["oracle"].hits == both["systems"]["forgetful"]["hits"]
+    with pytest.raises(UserError, match="earlier result on track history is of other windows; ask oracle again"):
+        run_benchmark("alfworld", visits[:-1], {}, config, earlier=[stored])
+    silent = replace(stored, systems={name: replace(one, hits="") for name, one in stored.systems.items()})
+    with pytest.raises(UserError, match="does not say which windows oracle hit"):
+        run_benchmark("alfworld", visits, {}, config, earlier=[silent])
 
 
 def test_the_digest_tells_frozen_samples_apart(visits: list[TextEpisode]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,58 @@ def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, mo
     (small.home / "looped-seed0" / NAME).write_bytes(b"others")
     with pytest.raises(LoopwmError, match="looped-seed0"):
         study.asked(small, "markov", [], [small.home / "looped-seed0"])
+
+
+def test_a_system_is_added_to_a_result_as_if_all_had_been_asked_together(small: TextStudyConfig) -> None:
+    together = json.loads(study.run_text_study(small).read_text())
+    alone = replace(small, systems=("looped",), folder=small.folder / "alone")
+    shutil.copytree(small.home / "looped-seed0", alone.home / "looped-seed0")
+    leading = json.loads(study.run_text_study(alone).read_text())
+    added = replace(
+        small,
+        systems=("stack-equal-params",),
+        folder=small.folder / "added",
+        beside=alone.result,
+        out=small.folder / "new",
+    )
+    shutil.copytree(small.home / "stack-equal-params-seed0", added.home / "stack-equal-params-seed0")
+    found = json.loads(study.run_text_study(added).read_text())
+    assert not (added.home / "looped-seed0").exists()
+    timed = {name for name in found["figures"] if "_ms" in name}
+    assert {k: v for k, v in found["figures"].items() if k not in timed} == {
+        k: v for k, v in together["figures"].items() if k not in timed
+    }
+    for track, asked in found["tracks"].items():
+        assert {name: one["against"] for name, one in asked["systems"].items()} == {
+            name: one["against"] for name, one in together["tracks"][track]["systems"].items()
+        }
+        assert asked["weights"] == together["tracks"][track]["weights"]
+    assert found["systems"] == together["systems"] and found["looping"] == leading["looping"]
+    assert found["precision"] == {"looped-seed0": "float32", "stack-equal-params-seed0": "float32"}
+    # Both commands are told, with what each of them measured.
+    assert [one["systems"] for one in found["earlier"]] == [["looped"]]
+    said = text_page.page([found])
+    assert leading["command"] in said and found["command"] in said and f"--beside {alone.result}" in found["command"]
+    assert "with matrix products in float32." in said
+    # What is not alike, or measured already, is refused before anything is trained.
+    for other, reason in (
+        (replace(added, updates=5), r"made with updates = 4, not 5"),
+        (replace(added, spell=0.2), r"made with train\.spell = 0\.3, not 0\.2"),
+        (replace(added, beam=3), r"made with beam = 2, not 3"),
+        (replace(added, systems=("looped",)), r"has measured looped; name others by --systems"),
+        (replace(added, beside=small.folder / "none.json"), r"no result at .*none\.json"),
+        (replace(added, beside=small.data), r"is not a result of `loopwm study text`"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            study.run_text_study(replace(other, out=small.folder / "refused", folder=small.folder / "refusing"))
+    assert not (small.folder / "refusing").exists()
+    strange = alone.result.with_name("strange.json")
+    strange.write_text(json.dumps(leading | {"recordings": {"toy.parquet": "0" * 32}}))
+    with pytest.raises(UserError, match="was measured on another recording"):
+        study.run_text_study(replace(added, beside=strange, out=small.folder / "refused"))
+    strange.write_text(json.dumps(found | {"systems": ["stack-equal-flops"]}))
+    with pytest.raises(UserError, match="has no looped system to compare with"):
+        study.run_text_study(replace(added, beside=strange, out=small.folder / "refused"))
 
 
 def test_a_recording_of_another_world_and_an_existing_result_are_refused(small: TextStudyConfig) -> None:

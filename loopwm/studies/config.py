@@ -264,7 +264,7 @@ class WorldStudyConfig:
 
 @dataclass(frozen=True)
 class TextStudyConfig:
-    """A text world, learned by three systems and measured beside rules, on every track."""
+    """A text world, learned by up to three systems and measured beside rules, on every track."""
 
     world: Positional[Literal["scienceworld", "alfworld"]] = "scienceworld"
     """Decides how answers are compared and averaged."""
@@ -313,6 +313,9 @@ class TextStudyConfig:
     """Every predicted observation is read as if it had happened, instead of going on in the latent."""
     looping_per_type: int = 40
     """Windows of every task type on which looping is measured, with greedy decoding."""
+    beside: Path | None = None
+    """A result of this study, whose systems are compared with those that are trained now: neither trained nor asked
+    again. All that is said about training and asking must be the same."""
     folder: Path = Path("runs/study-text")
     """Where the runs go, a folder for each world."""
     out: Path | None = None
@@ -340,8 +343,11 @@ class TextStudyConfig:
     def __post_init__(self) -> None:
         if not self.seeds or not self.systems:
             raise UserError("A study needs at least one seed and one system; give --seeds and --systems.")
-        if "looped" not in self.systems:
-            raise UserError("A study compares stacks with the looped system; name it among --systems.")
+        if "looped" not in self.systems and self.beside is None:
+            raise UserError(
+                "A study compares stacks with the looped system; name it among --systems, or give a result with it by "
+                "--beside."
+            )
         for option in ("updates", "batch", "window", "per_type", "beam", "looping_per_type"):
             if getattr(self, option) < 1:
                 raise UserError(f"{option} must be at least 1, got {getattr(self, option)}.")

@@ -4,21 +4,24 @@ what is trained or asked is not done again."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from loopwm.errors import UserError
 from loopwm.evaluate.speed import processor
 from loopwm.files import file_digest, refuse_existing, write_json
-from loopwm.model.config import System
+from loopwm.model.config import SYSTEMS, System
 from loopwm.presets import RunConfig, preset
 from loopwm.progress import TerminalProgress
 from loopwm.studies.config import TextStudyConfig
 from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import with_system
-from loopwm.text.benchmark.benchmark import BenchmarkConfig, prepare, run_benchmark
+from loopwm.studies.text_earlier import SAME, Earlier
+from loopwm.text.benchmark.benchmark import BenchmarkConfig, BenchmarkResult, prepare, run_benchmark
 from loopwm.text.benchmark.looping import Looping, looping
 from loopwm.text.benchmark.sources import read_world
 from loopwm.text.benchmark.tables import reported_json
@@ -47,16 +50,30 @@ def run_text_study(config: TextStudyConfig) -> Path:
     if world != config.world:
         raise UserError(f"{config.data} was recorded in {world}, not in {config.world}; study {world} instead.")
     base = settings_of(config)
+    told = json.loads(json.dumps({name: getattr(config, name) for name in SAME}))
+    earlier = Earlier.read(config.beside, told, base, digests)
+    refuse_twice(config, earlier)
     runs: dict[tuple[System, int], Path] = {
         (system, seed): config.home / f"{system}-seed{seed}" for system in config.systems for seed in config.seeds
     }
     jobs = [Job(run, with_system(base, system, base.optim.lr, seed)) for (system, seed), run in runs.items()]
     with TerminalProgress("training", "update") as progress:
         train_all(jobs, progress, again=config.command)
-    results = {track: asked(config, track, episodes, list(runs.values())) for track in tracks(episodes)}
-    evidence = depth_evidence(config, episodes, runs["looped", config.seeds[0]])
-    write_json(config.result, summary(config, base, digests, runs, results, evidence))
+    results = {
+        track: asked(config, track, episodes, list(runs.values()), earlier.track(track)) for track in tracks(episodes)
+    }
+    evidence = earlier.evidence or depth_evidence(config, episodes, runs["looped", config.seeds[0]])
+    write_json(config.result, summary(config, base, digests, runs, results, evidence, earlier))
     return config.result
+
+
+def refuse_twice(config: TextStudyConfig, earlier: Earlier) -> None:
+    """Raise UserError where a system would be measured that is measured already, or the looped one never."""
+    twice = [system for system in config.systems if system in earlier.systems]
+    if twice:
+        raise UserError(f"{config.beside} has measured {' and '.join(twice)}; name others by --systems.")
+    if "looped" not in (*config.systems, *earlier.systems):
+        raise UserError(f"{config.beside} has no looped system to compare with; name it among --systems.")
 
 
 def settings_of(config: TextStudyConfig) -> RunConfig:
@@ -95,23 +112,49 @@ def windows_of(config: TextStudyConfig, track: str, per_type: int) -> BenchmarkC
     return BenchmarkConfig(windows=WindowConfig(track=track, split=config.split, per_type=per_type))
 
 
-def asked(config: TextStudyConfig, track: str, episodes: list[TextEpisode], runs: Sequence[Path]) -> dict[str, Any]:
-    """The benchmark's result on one track as plain numbers, kept in a file beside the runs."""
+def asked(
+    config: TextStudyConfig,
+    track: str,
+    episodes: list[TextEpisode],
+    runs: Sequence[Path],
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The benchmark's result on a track as plain numbers, kept in a file beside the runs; who answered there with the
+    same weights is not asked again.
+
+    Args:
+        before: the same of an earlier study, whose systems are part of this one's result.
+    """
     how = f"beam{config.beam}" + "-words" * config.decode
     path = config.home / f"{track}-{config.split}-{config.per_type}-{how}.json"
-    # An earlier study in this folder may have asked fewer systems, or others of these names.
-    known = json.loads(path.read_text())["weights"] if path.exists() else {}
+    # A study in this folder may have asked fewer systems before, or others of these names.
+    kept = json.loads(path.read_text()) if path.exists() else {"weights": {}}
     weights = {run.name: file_digest(run / NAME) for run in runs if (run / NAME).exists()}
-    if not all(known.get(run.name) == weights.get(run.name, "") for run in runs):
+    wanted = {run.name: "" for run in runs} | (before or {}).get("weights", {}) | weights
+    if not wanted.items() <= kept["weights"].items():
+        earlier = [answers_of(one, wanted) for one in (before, kept) if one and one["weights"]]
+        known = {name for one in earlier for name in one.systems}
         result = run_benchmark(
             config.world,
             episodes,
-            of_runs(runs, SimulatorConfig(beam=config.beam, decode=config.decode)),
+            of_runs(
+                [run for run in runs if run.name not in known],
+                SimulatorConfig(beam=config.beam, decode=config.decode),
+            ),
             windows_of(config, track, config.per_type),
+            earlier=earlier,
             step=_say(track),
         )
-        write_json(path, result.to_json() | {"weights": weights})
+        answered_with = {name: one for name, one in (kept["weights"] | wanted).items() if name in result.systems}
+        write_json(path, result.to_json() | {"weights": answered_with})
     return json.loads(path.read_text())
+
+
+def answers_of(stored: Mapping[str, Any], wanted: Mapping[str, str]) -> BenchmarkResult:
+    """A stored track, without systems that have other weights than are `wanted`, or of which no hits are kept."""
+    result = TypeAdapter(BenchmarkResult).validate_python(stored)
+    same = [name for name, weights in stored["weights"].items() if wanted.get(name, weights) == weights]
+    return replace(result, systems={name: result.systems[name] for name in same if result.systems[name].hits})
 
 
 def depth_evidence(config: TextStudyConfig, episodes: list[TextEpisode], run: Path) -> dict[str, Any]:
@@ -140,16 +183,17 @@ def summary(
     runs: dict[tuple[System, int], Path],
     results: dict[str, dict[str, Any]],
     evidence: dict[str, Any],
+    earlier: Earlier,
 ) -> dict[str, Any]:
     """The published file: `figures` are flat, the rest is where they come from."""
-    models = {system: next(iter(of_runs([runs[system, config.seeds[0]]]).values())).model for system in config.systems}
-    done = {name: finished(run) for name, run in runs.items()}
+    systems: list[System] = [one for one in SYSTEMS if one in (*config.systems, *earlier.systems)]
     return {
         "command": config.command,
+        "earlier": earlier.made(),
         "versions": versions(),
         "processor": processor(resolve_device(base.train.device)),
         "seeds": list(config.seeds),
-        "systems": list(config.systems),
+        "systems": systems,
         "updates": config.updates,
         "beam": config.beam,
         "decode": config.decode,
@@ -157,15 +201,9 @@ def summary(
         "split": config.split,
         "recordings": digests,
         "recorded_by": {path.name: read_recording(path)[0].command for path in (config.data, *config.further)},
-        "figures": figures(config, results, evidence)
-        | {f"params{_key(system)}": model.num_parameters() for system, model in models.items()}
-        | {f"flops_step{_key(system)}": model.flops().step for system, model in models.items()}
-        | {
-            f"hours{_key(system)}": round(result.seconds / 3600, 3)
-            for (system, seed), result in done.items()
-            if result is not None and seed == config.seeds[0]
-        }
-        | {"peak_memory_gib": round(max(most_memory(read_log(run)) or 0.0 for run in runs.values()), 2)},
+        "figures": figures(systems, config.seeds[0], results, evidence) | prices(config, runs, earlier),
+        "precision": earlier.content.get("precision", {})
+        | {run.name: json.loads((run / "info.json").read_text())["precision"] for run in runs.values()},
         "tracks": results,
         "looping": evidence,
         "reported": reported_json(config.world),
@@ -173,29 +211,46 @@ def summary(
     }
 
 
+def prices(
+    config: TextStudyConfig, runs: Mapping[tuple[System, int], Path], earlier: Earlier
+) -> dict[str, int | float]:
+    """Parameters, FLOPs of a step and hours of training of every system, and the most memory that any needed."""
+    known = earlier.prices([_key(system) for system in earlier.systems])
+    found: dict[str, int | float] = dict(known)
+    for system in config.systems:
+        run = runs[system, config.seeds[0]]
+        model = next(iter(of_runs([run]).values())).model
+        found[f"params{_key(system)}"] = model.num_parameters()
+        found[f"flops_step{_key(system)}"] = model.flops().step
+        if (done := finished(run)) is not None:
+            found[f"hours{_key(system)}"] = round(done.seconds / 3600, 3)
+    needed = [most_memory(read_log(run)) or 0.0 for run in runs.values()]
+    return found | {"peak_memory_gib": round(max([*needed, known.get("peak_memory_gib", 0.0)]), 2)}
+
+
 def _key(system: str) -> str:
     """`` for the looped model, `_equal_flops` and `_equal_params` for the stacks."""
     return system.removeprefix("looped").removeprefix("stack").replace("-", "_")
 
 
-def figures(config: TextStudyConfig, results: dict[str, dict[str, Any]], evidence: dict[str, Any]) -> dict[str, float]:
+def figures(
+    systems: Sequence[System], seed: int, results: dict[str, dict[str, Any]], evidence: dict[str, Any]
+) -> dict[str, float]:
     """EM in percent at the last step of every track: `em_TRACK` of the looped model's leading seed, `em_TRACK_SYSTEM`
     of the stacks, `em_rules_TRACK` of the strongest rules, `lead_TRACK_SYSTEM` the paired lead over each; ceilings."""
     found: dict[str, float] = {}
     for name, result in results.items():
         track, own = name.replace("-", "_"), result["figures"]
-        for system in config.systems:
-            run = f"{system}-seed{config.seeds[0]}"
+        for system in systems:
+            run = f"{system}-seed{seed}"
             for part in ("em", "low", "high"):
                 found[f"{part}_{track}{_key(system)}"] = own[f"{part}_{run}"]
         for part in ("em", "low", "high"):
             found[f"{part}_rules_{track}"] = own[f"{part}_{RULES.replace(' ', '_')}"]
         for kind in ("unusual", "novel"):
             found[f"ceiling_{kind}_{track}"] = own[f"ceiling_{kind}"]
-        main = result["systems"][f"looped-seed{config.seeds[0]}"]["against"]
-        others = {RULES: "_rules"} | {
-            f"{system}-seed{config.seeds[0]}": _key(system) for system in config.systems if system != "looped"
-        }
+        main = result["systems"][f"looped-seed{seed}"]["against"]
+        others = {RULES: "_rules"} | {f"{system}-seed{seed}": _key(system) for system in systems if system != "looped"}
         for other, key in others.items():
             lead = main[other]["mix"] or main[other]["macro"]
             for part, prefix in (("mean", "lead"), ("low", "lead_low"), ("high", "lead_high")):

@@ -266,9 +266,15 @@ def sizes(result: Result) -> list[str]:
         "From the words of a window to the text after its fifth action, the looped model takes "
         f"{_time(figures, 'window_ms')}{live}; to the texts after all five, {_time(figures, 'window_all_ms')}{fed} "
         "(median and quartiles, batch 1, one core, exit on). "
-        f"Training needed at most {figures['peak_memory_gib']:.1f} GiB.",
+        f"Training needed at most {figures['peak_memory_gib']:.1f} GiB{_products(result)}.",
     ]
     return lines
+
+
+def _products(result: Result) -> str:
+    """In which precision matrices were multiplied, where that is known."""
+    known = list(dict.fromkeys(result.get("precision", {}).values()))
+    return f", with matrix products in {' or '.join(known)}" if known else ""
 
 
 def _time(figures: dict[str, float], key: str) -> str:
@@ -286,6 +292,7 @@ def made_by(result: Result) -> list[str]:
         "",
         "```bash no-run",
         *recorded,
+        *(one["command"] for one in result.get("earlier", [])),
         result["command"],
         "```",
     ]

@@ -25,14 +25,13 @@ class SinglePrecisionMuon(torch.optim.Muon):
         for group in self.param_groups:
             parameters, gradients, momenta = list[Tensor](), list[Tensor](), list[Tensor]()
             self._init_group(group, parameters, gradients, momenta)
-            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            updates = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            for parameter, update in zip(parameters, updates, strict=True):
+            how = group["ns_coefficients"], group["ns_steps"], group["eps"]
+            for parameter, gradient, momentum in zip(parameters, gradients, momenta, strict=True):
+                momentum.lerp_(gradient, 1 - group["momentum"])
+                update = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 rate = group["lr"] * 0.2 * max(parameter.shape) ** 0.5
-                parameter.add_(
-                    orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"]), alpha=-rate
-                )
+                parameter.add_(orthogonal(update, *how), alpha=-rate)
 
 
 def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:

@@ -7,7 +7,7 @@ A trained model joins as one more predictor beside the rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -66,12 +66,14 @@ class SystemResult:
         misses: cause of `errors.MISSES` -> share of the windows that are wrong at the last step for it.
         against: other system -> its paired difference, this one minus that one, of `em` at the last step.
         by_answer: those of `errors.ANSWERS` there are -> `em` at the last step, over windows; not in older results.
+        hits: of every window in turn, `1` where the last answer is exact and `0` where not; not in older results.
     """
 
     steps: list[dict[str, Aggregate]]
     misses: dict[str, Aggregate]
     against: dict[str, Aggregate]
     by_answer: dict[str, Interval] = field(default_factory=dict)
+    hits: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,23 @@ class BenchmarkResult:
     def last(self) -> int:
         """K."""
         return find_track(self.config.windows.track).steps
+
+    def measured(self, digest: str, but: Collection[str]) -> dict[str, SystemResult]:
+        """What is known of all systems `but` some, about the windows of this digest.
+
+        Raises:
+            UserError: it is about others, or does not say which of them were hit.
+        """
+        found = {name: one for name, one in self.systems.items() if name not in but}
+        if self.digest != digest:
+            raise UserError(
+                f"The earlier result on track {self.config.windows.track} is of other windows; ask "
+                f"{' and '.join(found)} again."
+            )
+        silent = [name for name, one in found.items() if len(one.hits) != self.windows]
+        if silent:
+            raise UserError(f"The earlier result does not say which windows {' and '.join(silent)} hit; ask again.")
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, lists and names, with a flat `figures` of the headline EMs in percent."""
@@ -148,6 +167,7 @@ def run_benchmark(
     config: BenchmarkConfig | None = None,
     *,
     replay: ReplayNoise | None = None,
+    earlier: Sequence[BenchmarkResult] = (),
     step: Callable[[str], None] = lambda name: None,
 ) -> BenchmarkResult:
     """Score rules and predictors on the same windows.
@@ -158,15 +178,20 @@ def run_benchmark(
         predictors: further systems by name.
         config: what is asked.
         replay: shown beside the ceiling.
+        earlier: results on the same windows; systems that only these have are compared with, and not asked again.
         step: told the name of the system that is asked next.
 
     Raises:
-        UserError: unknown world, no windows, no training episodes, or windows of games that were trained on.
+        UserError: unknown world, no windows, no training episodes, windows of games that were trained on, or `earlier`
+            is of other windows or does not say which of them were hit.
     """
     config = config or BenchmarkConfig()
     scorer = Scorer(load_lexicon(world))
     windows, training = prepare(episodes, config)
     track = find_track(config.windows.track)
+    known: dict[str, SystemResult] = {}
+    for one in earlier:
+        known |= one.measured(windows_digest(windows), but=(*config.rules, *(predictors or {})))
     scored: list[Scored] = []
     for name in config.rules:
         step(name)
@@ -175,40 +200,64 @@ def run_benchmark(
     for name, predictor in (predictors or {}).items():
         step(name)
         scored.append(score(name, predictor, windows, scorer))
-    types, owners = [window.task_type for window in windows], [window.episode for window in windows]
-    again = {"resamples": config.resamples, "seed": config.seed}
-    aggregator = Aggregator(types, owners, REPORT_MIX[world], **again)
-    by_answer = Aggregator([answered(window) for window in windows], owners, {}, **again)
     step("ceiling")
     firsts = unknowable(windows, training)[:, -1]
-    unusual = firsts[:, COLUMNS.index("unusual")]
+    averages = _Averages.over(windows, firsts[:, COLUMNS.index("unusual")], REPORT_MIX[world], config)
+    hits: dict[str, Floats] = {one.name: one.metric("em")[:, -1] for one in scored}
+    hits |= {name: np.array(list(one.hits), dtype=float) for name, one in known.items()}
+    systems = {one.name: averages.of(one) for one in scored} | known
+    types = [window.task_type for window in windows]
     return BenchmarkResult(
         world=world,
         config=config,
         windows=len(windows),
         digest=windows_digest(windows),
-        types={name: types.count(name) for name in aggregator.types},
-        episodes=aggregator.episodes,
-        systems={
-            one.name: replace(
-                _summary(one, scored, aggregator, misses(windows, one.predictions, unusual)),
-                by_answer=by_answer.aggregate(one.metric("em")[:, -1:])[0].by_type,
-            )
-            for one in scored
-        },
-        ceiling=dict(zip(COLUMNS, aggregator.aggregate(firsts), strict=True)),
+        types={name: types.count(name) for name in averages.overall.types},
+        episodes=averages.overall.episodes,
+        systems={name: replace(one, against=averages.paired(name, hits)) for name, one in systems.items()},
+        ceiling=dict(zip(COLUMNS, averages.overall.aggregate(firsts), strict=True)),
         replay=replay,
     )
 
 
-def _summary(one: Scored, everyone: Sequence[Scored], aggregator: Aggregator, wrong: Floats) -> SystemResult:
-    n, steps, metrics = one.scores.shape
-    averages = aggregator.aggregate(one.scores.reshape(n, steps * metrics))
-    others = [other for other in everyone if other is not one]
-    differences = [one.metric("em")[:, -1] - other.metric("em")[:, -1] for other in others]
-    paired = aggregator.aggregate(np.stack(differences, axis=1)) if others else []
-    return SystemResult(
-        steps=[dict(zip(METRICS, averages[k * metrics : (k + 1) * metrics], strict=True)) for k in range(steps)],
-        misses=dict(zip(MISSES, aggregator.aggregate(wrong), strict=True)),
-        against={other.name: aggregate for other, aggregate in zip(others, paired, strict=True)},
-    )
+@dataclass(frozen=True)
+class _Averages:
+    """How scores of these windows are averaged: over task types, and by what the last action had been answered.
+
+    Attributes:
+        unusual: (n,), whose last target cannot be known.
+    """
+
+    windows: Sequence[Window]
+    unusual: Floats
+    overall: Aggregator
+    by_answer: Aggregator
+
+    @classmethod
+    def over(
+        cls, windows: Sequence[Window], unusual: Floats, mix: Mapping[str, float], config: BenchmarkConfig
+    ) -> _Averages:
+        owners, again = [window.episode for window in windows], {"resamples": config.resamples, "seed": config.seed}
+        overall = Aggregator([window.task_type for window in windows], owners, mix, **again)
+        return cls(windows, unusual, overall, Aggregator([answered(one) for one in windows], owners, {}, **again))
+
+    def of(self, one: Scored) -> SystemResult:
+        """All but what it is paired with."""
+        n, steps, metrics = one.scores.shape
+        averages, hit = self.overall.aggregate(one.scores.reshape(n, steps * metrics)), one.metric("em")[:, -1]
+        wrong = self.overall.aggregate(misses(self.windows, one.predictions, self.unusual))
+        return SystemResult(
+            steps=[dict(zip(METRICS, averages[k * metrics : (k + 1) * metrics], strict=True)) for k in range(steps)],
+            misses=dict(zip(MISSES, wrong, strict=True)),
+            against={},
+            by_answer=self.by_answer.aggregate(hit[:, None])[0].by_type,
+            hits="".join(str(int(each)) for each in hit),
+        )
+
+    def paired(self, name: str, hits: Mapping[str, Floats]) -> dict[str, Aggregate]:
+        """Differences of a system to all others, of whose windows is known which were `hits` (n,)."""
+        others = [other for other in hits if other != name]
+        if not others:
+            return {}
+        differences = self.overall.aggregate(np.stack([hits[name] - hits[other] for other in others], axis=1))
+        return dict(zip(others, differences, strict=True))
