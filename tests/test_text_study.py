@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,22 +26,31 @@ from loopwm.train.checkpoint import NAME
 from loopwm.train.config import TrainConfig
 
 
-@pytest.fixture
-def small(toy_recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TextStudyConfig:
-    """The preset as it is, but small."""
+@pytest.fixture(scope="module")
+def studied(toy_recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TextStudyConfig]:
+    """The preset as it is, but small; done once."""
     config = tiny(toy_recording, 4)
-    settings = replace(PRESETS["text"], config=replace(config, train=replace(TrainConfig(), precision="float32")))
-    settings = replace(settings, config=replace(settings.config, train=replace(settings.config.train, compile=False)))
-    monkeypatch.setitem(PRESETS, "text", settings)
-    return TextStudyConfig(
+    settings = replace(config, train=replace(TrainConfig(), precision="float32", compile=False))
+    done = TextStudyConfig(
         data=toy_recording, updates=4, batch=4, window=5, per_type=4, looping_per_type=3, beam=2, decode=True,
-        folder=tmp_path / "study",
+        folder=tmp_path_factory.mktemp("done") / "study",
         systems=("looped", "stack-equal-params"),
     )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "text", replace(PRESETS["text"], config=settings))
+        study.run_text_study(done)
+        yield done
+
+
+@pytest.fixture
+def small(studied: TextStudyConfig, tmp_path: Path) -> TextStudyConfig:
+    """The same in a folder of the test's own."""
+    shutil.copytree(studied.folder, tmp_path / "study")
+    return replace(studied, folder=tmp_path / "study")
 
 
 def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = study.run_text_study(small)
+    result = small.result
     found = json.loads(result.read_text())
     assert found["command"].startswith("loopwm study text scienceworld --data ")
     assert set(found["tracks"]) == set(TRACKS)
@@ -96,7 +106,7 @@ def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, mo
 
 
 def test_a_system_is_added_to_a_result_as_if_all_had_been_asked_together(small: TextStudyConfig) -> None:
-    together = json.loads(study.run_text_study(small).read_text())
+    together = json.loads(small.result.read_text())
     alone = replace(small, systems=("looped",), folder=small.folder / "alone")
     shutil.copytree(small.home / "looped-seed0", alone.home / "looped-seed0")
     leading = json.loads(study.run_text_study(alone).read_text())
@@ -150,8 +160,6 @@ def test_a_system_is_added_to_a_result_as_if_all_had_been_asked_together(small: 
 def test_a_recording_of_another_world_and_an_existing_result_are_refused(small: TextStudyConfig) -> None:
     with pytest.raises(UserError, match="recorded in scienceworld, not in alfworld"):
         study.run_text_study(replace(small, world="alfworld"))
-    small.result.parent.mkdir(parents=True)
-    small.result.write_text("{}")
     with pytest.raises(UserError, match="--out"):
         study.run_text_study(small)
 
