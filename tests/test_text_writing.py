@@ -145,6 +145,26 @@ def test_a_wide_beam_finds_the_likeliest_text_of_all() -> None:
     assert float(said.log_probability) == pytest.approx(best, abs=1e-4)
 
 
+@torch.no_grad()
+def test_a_head_that_only_copies_gives_no_word_less_than_nothing() -> None:
+    model = make(guided=True)
+    windows, visible = sample(batch=32), torch.ones(32, 5, dtype=torch.bool)
+    found, head = unrolled(model, windows, visible), model.observation_head
+    assert isinstance(head, TextHead)
+    # All is copied; what is left to the vocabulary is one minus a sum that rounding makes too large.
+    head.pointer.copy.bias.fill_(100.0)
+    head.pointer.nothing.fill_(-100.0)
+    under_way = UnderWay(head, found.latents[:, 4], found.memory, torch.full((32,), 4), 3)
+    for _ in range(6):
+        chances = under_way.next(
+            torch.randint(len(SPECIAL), 30, (32, 3, 1), generator=torch.Generator().manual_seed(0))
+        )
+        assert float(chances.min()) >= 0
+        torch.testing.assert_close(chances.sum(-1), torch.ones(32, 3, 1))
+    said = write(head, found.latents[:, 4], found.memory, torch.full((32,), 4), beam=3, longest=12)
+    assert torch.isfinite(said.log_probability).all()
+
+
 def test_a_beam_of_nothing_is_refused(model: WorldModel) -> None:
     with pytest.raises(UserError, match="at least 1"):
         write(model.observation_head, torch.zeros(1, 3, 24), beam=0)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from loopwm.model.text.packing import Group, Layout, Texts, flattened, pairs
 from loopwm.model.text.pointer import Expectation, Pointer, Signs, agreement, headed_alike
 from loopwm.spaces import ObservationSpec
 
-_MOST = 1 - 1e-6
+MOST = 1 - 1e-6
 """Of the probability may be copied."""
 STEPS = 64.0
 """Steps back within which a decoder tells observations apart by their age."""
@@ -130,7 +130,7 @@ class TextHead(nn.Module):
         most = (texts.place[:, None] + 1).clamp(max=self.pointer.reach)
         share = self.pointer.share(x, best[:, None], most)[:, 0]
         # What points at nothing is left to the vocabulary, so that all words together have probability 1.
-        return torch.logaddexp(torch.log1p(-_MOST * share * pointed) + own, (share * copied + 1e-9).log())
+        return torch.logaddexp(torch.log1p(-MOST * share * pointed) + own, (share * copied + 1e-9).log())
 
     def flops(self, words: int = NOMINAL_WORDS) -> int:
         """Operations of writing so many words, without what depends on how much was seen."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from loopwm.model.text.encoders import BEGIN, END, Memory
-from loopwm.model.text.head import STEPS, TextHead
+from loopwm.model.text.head import MOST, STEPS, TextHead
 from loopwm.model.text.layers import angles, by_head
 from loopwm.model.text.naming import first_named, named_by
 from loopwm.model.text.pointer import Signs, agreement, headed_alike
@@ -172,7 +172,9 @@ class UnderWay:
         best = signs.furthest[..., None] if weights.shape[-1] else own[..., :1] * 0
         most = (place + 1).clamp(max=self.reach).repeat(self.texts)[:, None]
         share = head.pointer.share(x, best, most)
-        return self._by_text((1 - share * weights.sum(-1, keepdim=True)) * own + share * copied)
+        # Rounded, weights may sum to more than 1; what is left would be below 0, and its logarithm not a number.
+        pointed = weights.sum(-1, keepdim=True).clamp(max=1)
+        return self._by_text((1 - MOST * share * pointed) * own + share * copied)
 
     def _headed_alike(self, place: Tensor, seen: Remembered) -> Tensor:
         """Whether remembered headings are those of the texts, at `place` (L,), once these are written: (W, S L, C)."""
