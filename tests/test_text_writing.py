@@ -155,10 +155,8 @@ def test_a_head_that_only_copies_gives_no_word_less_than_nothing() -> None:
     head.pointer.copy.bias.fill_(100.0)
     head.pointer.nothing.fill_(-100.0)
     under_way = UnderWay(head, found.latents[:, 4], found.memory, torch.full((32,), 4), 3)
-    for _ in range(6):
-        chances = under_way.next(
-            torch.randint(len(SPECIAL), 30, (32, 3, 1), generator=torch.Generator().manual_seed(0))
-        )
+    for words in torch.randint(len(SPECIAL), 30, (6, 32, 3, 1), generator=torch.Generator().manual_seed(0)):
+        chances = under_way.next(words)
         assert float(chances.min()) >= 0
         torch.testing.assert_close(chances.sum(-1), torch.ones(32, 3, 1))
     said = write(head, found.latents[:, 4], found.memory, torch.full((32,), 4), beam=3, longest=12)

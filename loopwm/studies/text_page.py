@@ -45,8 +45,10 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 
 
 def page(results: Sequence[Result]) -> str:
-    """All tables of all worlds."""
-    return "\n\n".join(world(result) for result in results)
+    """All tables of all worlds; studies of the same are told apart by how long they trained."""
+    names = [title(result) for result in results]
+    told = [f", {one['updates']:,} updates" * (names.count(title(one)) > 1) for one in results]
+    return "\n\n".join(world(result, also) for result, also in zip(results, told, strict=True))
 
 
 def card(results: Sequence[Result]) -> str:
@@ -54,17 +56,19 @@ def card(results: Sequence[Result]) -> str:
     return "\n\n".join("\n".join(table(result)) for result in results for table in (hits, sizes, made_by))
 
 
-def world(result: Result) -> str:
+def title(result: Result) -> str:
+    """What a study is of."""
+    name = {"scienceworld": "ScienceWorld", "alfworld": "ALFWorld"}[result["tracks"]["history"]["world"]]
+    return name + ", the latent alone" * (result.get("head", "copy") == "bottleneck")
+
+
+def world(result: Result, also: str = "") -> str:
     """One world: what is hit, by how much more than others, where, why not, and at what price."""
-    title = {"scienceworld": "ScienceWorld", "alfworld": "ALFWorld"}[result["tracks"]["history"]["world"]]
-    tables, parts = (
-        (hits, goals, leads, steps, types, answers, misses, depths, latents, sizes, made_by),
-        [f"## {title}"],
-    )
+    tables = (hits, goals, leads, steps, types, answers, misses, depths, latents, sizes, made_by)
+    parts = [f"## {title(result)}{also}"]
     if result.get("head", "copy") == "bottleneck":
         tables = (hits, leads, answers, misses, depths, latents, sizes, made_by)
-        told = "The decoder reads h_k and nothing else: all that a text says went through the latent."
-        parts = [f"## {title}, the latent alone", told]
+        parts.append("The decoder reads h_k and nothing else: all that a text says went through the latent.")
     return "\n\n".join([*parts, *(text for table in tables if (text := "\n".join(table(result))))])
 
 
