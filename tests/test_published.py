@@ -31,7 +31,7 @@ scienceworld = pytest.mark.skipif(
 
 
 def test_the_page_on_text_worlds_shows_the_stored_results() -> None:
-    studies = ("scienceworld", "alfworld", "alfworld-800")
+    studies = ("scienceworld", "alfworld")
     results = text_page.read_results([ROOT / "results" / f"{study}.json" for study in studies])
     assert text_page.page(results) in (ROOT / "docs" / "text-results.md").read_text()
 

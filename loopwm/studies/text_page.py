@@ -1,7 +1,6 @@
 """docs/text-results.md from the results of `loopwm study text`, so that no number there is typed by hand.
 
-python -m loopwm.studies.text_page results/scienceworld.json results/alfworld.json results/alfworld-800.json \\
-    docs/text-results.md
+python -m loopwm.studies.text_page results/scienceworld.json results/alfworld.json docs/text-results.md
 python -m loopwm.studies.text_page results/alfworld.json weights/alfworld-small/README.md --card
 """
 
