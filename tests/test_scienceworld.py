@@ -109,6 +109,8 @@ def test_the_initial_state_shows_every_room_once(gold: TextEpisode) -> None:
     assert rooms[0] == start[0]
     assert sorted(gold.looks[0].split()) == sorted(gold.initial.split("In your inventory")[0].split())
     assert 500 < len(gold.initial.split()) < 1500
+    # Every room is a paragraph, as a model reads each on its own; and so is the inventory.
+    assert gold.initial.count("\n\n") == len(rooms)
 
 
 @needs_java

@@ -175,6 +175,16 @@ def test_what_is_expected_is_what_stands_where_the_words_before_agree() -> None:
     assert told[0, 0].argmax() == 3 and float(told[0, 0, 3]) > 0.99
 
 
+def test_what_is_expected_is_in_a_part_that_begins_alike_though_more_agrees_elsewhere() -> None:
+    """Of three words, one in a part that begins like the text, and one where all words before agree."""
+    agreed, alike = torch.tensor([[[2.0, 16.0, 0.0]]]), torch.tensor([[[1.0, 0.0, 0.0]]])
+    expectation = Expectation(8, TextConfig())
+    with torch.no_grad():
+        expectation.told.weight.copy_(torch.eye(8))
+        told = expectation(torch.eye(8)[None, :3], signs(agreed, alike))
+    assert told[0, 0].argmax() == 0 and float(told[0, 0, 0]) > 0.8
+
+
 def test_of_what_nothing_agrees_with_nothing_is_expected() -> None:
     expectation = Expectation(8, TextConfig())
     with torch.no_grad():

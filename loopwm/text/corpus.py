@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,11 @@ class TextCorpus:
         """The recording at `path`; see `of`."""
         manifest, episodes = read_recording(path)
         return cls.of(episodes, manifest, None, most)
+
+    @cached_property
+    def stated(self) -> np.ndarray:
+        """(episodes,): of which the complete initial state is recorded."""
+        return self.states.lengths > self.openings.lengths
 
     def split(self, name: str) -> np.ndarray:
         """Indices of the episodes of a split."""

@@ -173,7 +173,9 @@ class Expectation(nn.Module):
 
     def __init__(self, width: int, config: TextConfig) -> None:
         super().__init__()
-        self.agree, self.belong, self.forget = (nn.Parameter(torch.tensor(one)) for one in (1.0, 5.0, 1.0))
+        # A part that begins alike counts as much as agrees, at most, with another one.
+        begun = 1.0, float(config.follow), 1.0
+        self.agree, self.belong, self.forget = (nn.Parameter(torch.tensor(one)) for one in begun)
         self.nothing = nn.Parameter(torch.zeros(1))
         self.told = nn.Linear(width, width, bias=False)
         self.named = nn.Linear(len(NAMES), width, bias=False) if config.touched else None
