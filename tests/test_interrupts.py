@@ -41,6 +41,14 @@ def test_a_second_interrupt_does_not_wait():
     assert state() == before
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """What a shell starts in the background ignores Ctrl-C, and these tests are about who does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(params=["alone", "beside another thread"])
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """A thread that would take the signals which the main thread blocks, or none."""
