@@ -45,10 +45,8 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 
 
 def page(results: Sequence[Result]) -> str:
-    """All tables of all worlds; studies of the same are told apart by how long they trained."""
-    names = [title(result) for result in results]
-    told = [f", {one['updates']:,} updates" * (names.count(title(one)) > 1) for one in results]
-    return "\n\n".join(world(result, also) for result, also in zip(results, told, strict=True))
+    """All tables of all worlds."""
+    return "\n\n".join(world(result) for result in results)
 
 
 def card(results: Sequence[Result]) -> str:
@@ -62,10 +60,10 @@ def title(result: Result) -> str:
     return name + ", the latent alone" * (result.get("head", "copy") == "bottleneck")
 
 
-def world(result: Result, also: str = "") -> str:
+def world(result: Result) -> str:
     """One world: what is hit, by how much more than others, where, why not, and at what price."""
     tables = (hits, goals, leads, steps, types, answers, misses, depths, latents, sizes, made_by)
-    parts = [f"## {title(result)}{also}"]
+    parts = [f"## {title(result)}"]
     if result.get("head", "copy") == "bottleneck":
         tables = (hits, leads, answers, misses, depths, latents, sizes, made_by)
         parts.append("The decoder reads h_k and nothing else: all that a text says went through the latent.")
