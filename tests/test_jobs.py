@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -48,6 +49,14 @@ def test_runs_side_by_side_equal_runs_alone_and_finished_ones_are_left_alone(
     before = (jobs[0].run / NAME).stat().st_mtime_ns
     train_all(jobs, SilentProgress(), again="", workers=2)
     assert (jobs[0].run / NAME).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_has_the_threads_that_are_asked_for(billiards_store: Path, tmp_path: Path, threads: int) -> None:
+    job = Job(tmp_path / "run", debug(billiards_store))
+    train_all([job], SilentProgress(), again="", threads=threads)
+    assert json.loads((job.run / "info.json").read_text())["threads"] == threads
+    assert read_checkpoint(job.run / NAME, ()).state["threads"] == threads
 
 
 def test_a_failing_run_stops_the_others_and_says_which(billiards_store: Path, tmp_path: Path) -> None:

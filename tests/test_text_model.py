@@ -56,9 +56,10 @@ def test_padding_changes_nothing(model: WorldModel) -> None:
 def test_nothing_of_the_future_is_known(model: WorldModel) -> None:
     windows, visible = sample(), torch.ones(6, 5, dtype=torch.bool)
     changed = windows.observations.clone()
-    changed[:, 3:][changed[:, 3:] != 0] = 40
+    later = changed[:, windows.past + 3 :]
+    later[later != 0] = 40
     acted = windows.actions.clone()
-    acted[:, 3:][acted[:, 3:] != 0] = 41
+    acted[:, windows.past + 3 :][acted[:, windows.past + 3 :] != 0] = 41
     first, expected = likelihood(model, windows, visible)
     second, found = likelihood(model, replace(windows, observations=changed, actions=acted), visible)
     # o_3 is the target of step 2, so latents of steps 0 to 2 and texts of steps 0 and 1 are the same.
@@ -71,13 +72,14 @@ def test_nothing_of_the_future_is_known(model: WorldModel) -> None:
 def test_what_is_hidden_is_not_read(model: WorldModel) -> None:
     windows, visible = sample(), (torch.arange(5) < 2).expand(6, -1)
     changed = windows.observations.clone()
-    hidden = changed[:, 2:5]
+    past = windows.past
+    hidden = changed[:, past + 2 : past + 5]
     hidden[hidden != 0] = 40
     first, second = unrolled(model, windows, visible), unrolled(model, replace(windows, observations=changed), visible)
     assert torch.equal(first.latents, second.latents)
     assert torch.equal(first.memory.tokens, second.memory.tokens)
-    # Two observations with the opening, and five actions, of which each is known when its outcome is asked for.
-    texts = [len(windows.observations[row, k].nonzero()) for row in range(6) for k in range(2)]
+    # What was before, two observations, and five actions, of which each is known when its outcome is asked for.
+    texts = [len(windows.observations[row, k].nonzero()) for row in range(6) for k in range(past + 2)]
     acts = int((windows.actions != 0).sum())
     assert len(first.memory.tokens) == sum(texts) + acts
 
@@ -89,23 +91,24 @@ def test_a_name_that_stands_in_the_action_can_be_copied() -> None:
     head = make().observation_head
     assert isinstance(head, TextHead)
     found = unrolled(make(), windows, visible)
-    acted = found.memory.tokens == windows.actions[0, 2, 0]
+    acted = found.memory.tokens == windows.actions[0, windows.past + 2, 0]
     assert acted.any()
     steps = set(found.memory.step[acted][: int(found.memory.window[0])].tolist())
-    assert 2 in steps
+    assert windows.past + 2 in steps
 
 
 @torch.no_grad()
 def test_a_word_is_not_told_by_the_words_after_it(model: WorldModel) -> None:
     windows, visible = sample(), torch.ones(6, 5, dtype=torch.bool)
     found = unrolled(model, windows, visible)
-    targets = windows.observations[:, 1:].long()
+    targets = windows.observations[:, windows.past + 1 :].long()
     head = model.observation_head
     assert isinstance(head, TextHead)
     shorter = targets.clone()
     shorter[..., 3:][shorter[..., 3:] != 0] = 42
     first, second = (
-        head.log_likelihood(found.latents, one, found.memory, windows.labels["valid"]) for one in (targets, shorter)
+        head.log_likelihood(found.latents, one, found.memory, windows.labels["valid"], windows.past)
+        for one in (targets, shorter)
     )
     early = first.texts.place < 3
     assert torch.allclose(first.log_probability[early], second.log_probability[early], atol=1e-5)
@@ -131,7 +134,7 @@ def test_the_words_of_a_text_add_up_to_probability_one(model: WorldModel) -> Non
     for word in range(1, len(CORPUS.vocabulary)):
         first = torch.zeros(1, 2, 1, dtype=torch.long)
         first[0, 1] = word
-        targets = head.log_likelihood(found.latents, first, found.memory, torch.tensor([[0, 1]]))
+        targets = head.log_likelihood(found.latents, first, found.memory, torch.tensor([[0, 1]]), windows.past)
         total += float(targets.log_probability[0].exp())
     assert total == pytest.approx(1, abs=1e-3)
 

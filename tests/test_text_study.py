@@ -170,6 +170,11 @@ def test_a_study_without_the_looped_system_is_refused() -> None:
         TextStudyConfig(systems=("stack-equal-flops",))
 
 
+def test_a_run_without_a_thread_is_refused() -> None:
+    with pytest.raises(UserError, match="threads must be at least 1, got 0"):
+        TextStudyConfig(threads=0)
+
+
 def test_a_result_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no result at .*alfworld\.json; make it with: loopwm study text alfworld"):
         text_page.read_results([tmp_path / "alfworld.json"])

@@ -36,12 +36,12 @@ def test_what_is_written_is_as_likely_as_it_says(model: WorldModel, beam: int) -
     windows, visible = sample(), torch.ones(6, 5, dtype=torch.bool)
     found, head = unrolled(model, windows, visible), model.observation_head
     assert isinstance(head, TextHead)
-    said = write(head, found.latents[:, 4], found.memory, torch.full((6,), 4), beam=beam, longest=12)
+    said = write(head, found.latents[:, 4], found.memory, torch.full((6,), windows.past + 4), beam=beam, longest=12)
     targets = torch.zeros(6, 5, said.tokens.shape[1], dtype=torch.long)
     targets[:, 4] = said.tokens
     valid = torch.zeros(6, 5)
     valid[:, 4] = 1
-    scored = head.log_likelihood(found.latents, targets, found.memory, valid)
+    scored = head.log_likelihood(found.latents, targets, found.memory, valid, windows.past)
     per_text = scored.per_text()[:, 4]
     for row in range(6):
         expected = float(per_text[row])
@@ -57,15 +57,15 @@ def test_greedy_takes_the_likeliest_word_every_time(model: WorldModel) -> None:
     windows, visible = sample(batch=2), torch.ones(2, 5, dtype=torch.bool)
     found, head = unrolled(model, windows, visible), model.observation_head
     assert isinstance(head, TextHead)
-    said = write(head, found.latents[:, 4], found.memory, torch.full((2,), 4), longest=4).tokens
+    said = write(head, found.latents[:, 4], found.memory, torch.full((2,), windows.past + 4), longest=4).tokens
     for place, word in itertools.product(range(min(3, said.shape[1])), range(7, len(CORPUS.vocabulary), 9)):
         other = torch.zeros(2, 5, place + 1, dtype=torch.long)
         other[:, 4] = said[:, : place + 1]
         valid = torch.zeros(2, 5)
         valid[:, 4] = 1
-        best = head.log_likelihood(found.latents, other, found.memory, valid)
+        best = head.log_likelihood(found.latents, other, found.memory, valid, windows.past)
         other[:, 4, place] = word
-        worse = head.log_likelihood(found.latents, other, found.memory, valid)
+        worse = head.log_likelihood(found.latents, other, found.memory, valid, windows.past)
         here = best.texts.place == place
         if (said[:, place] != 0).all():
             assert (best.log_probability[here] >= worse.log_probability[worse.texts.place == place] - 1e-5).all()
@@ -81,7 +81,7 @@ def test_a_single_text_is_written_as_among_others(head: str, follow: int, guided
     windows, visible = sample(batch=8), torch.ones(8, 5, dtype=torch.bool)
     found, decoder = unrolled(model, windows, visible), model.observation_head
     assert isinstance(decoder, TextHead)
-    step = torch.full((8,), 4)
+    step = torch.full((8,), windows.past + 4)
     together = write(decoder, found.latents[:, 4], found.memory, step, longest=20)
     begin = (found.memory.window.cumsum(0) - found.memory.window).tolist()
     for row, (first, count) in enumerate(zip(begin, found.memory.window.tolist(), strict=True)):
@@ -102,7 +102,9 @@ def test_what_was_taken_back_leaves_no_trace(model: WorldModel) -> None:
     windows, visible = sample(batch=1), torch.ones(1, 5, dtype=torch.bool)
     found, head = unrolled(model, windows, visible), model.observation_head
     assert isinstance(head, TextHead)
-    straight, astray = (UnderWay(head, found.latents[:, 4], found.memory, torch.tensor([4])) for _ in range(2))
+    straight, astray = (
+        UnderWay(head, found.latents[:, 4], found.memory, torch.tensor([windows.past + 4])) for _ in range(2)
+    )
     straight.next(torch.tensor([[[BEGIN, 20]]]))
     astray.next(torch.tensor([[[BEGIN, 20, 21, 22]]]))
     astray.forget(2)
@@ -116,8 +118,8 @@ def test_words_are_guessed_from_the_latest_text_that_went_on_like_this() -> None
     windows, visible = sample(batch=1), torch.ones(1, 5, dtype=torch.bool)
     found, head = unrolled(model, windows, visible), model.observation_head
     assert isinstance(head, TextHead)
-    text = [word for word in windows.observations[0, 3].tolist() if word]
-    under_way = UnderWay(head, found.latents[:, 4], found.memory, torch.tensor([4]))
+    text = [word for word in windows.observations[0, windows.past + 3].tolist() if word]
+    under_way = UnderWay(head, found.latents[:, 4], found.memory, torch.tensor([windows.past + 4]))
     under_way.next(torch.tensor([[[BEGIN, *text[:2]]]]))
     assert under_way.guess(text[2], 100) == [*text[3:], END]
     assert under_way.guess(text[2], 2) == text[3:5]
@@ -154,12 +156,12 @@ def test_a_head_that_only_copies_gives_no_word_less_than_nothing() -> None:
     # All is copied; what is left to the vocabulary is one minus a sum that rounding makes too large.
     head.pointer.copy.bias.fill_(100.0)
     head.pointer.nothing.fill_(-100.0)
-    under_way = UnderWay(head, found.latents[:, 4], found.memory, torch.full((32,), 4), 3)
+    under_way = UnderWay(head, found.latents[:, 4], found.memory, torch.full((32,), windows.past + 4), 3)
     for words in torch.randint(len(SPECIAL), 30, (6, 32, 3, 1), generator=torch.Generator().manual_seed(0)):
         chances = under_way.next(words)
         assert float(chances.min()) >= 0
         torch.testing.assert_close(chances.sum(-1), torch.ones(32, 3, 1))
-    said = write(head, found.latents[:, 4], found.memory, torch.full((32,), 4), beam=3, longest=12)
+    said = write(head, found.latents[:, 4], found.memory, torch.full((32,), windows.past + 4), beam=3, longest=12)
     assert torch.isfinite(said.log_probability).all()
 
 

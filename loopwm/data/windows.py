@@ -19,7 +19,7 @@ class Windows:
 
     Attributes:
         observations: (B, K+1, *S), in environment units; uint8 where they are images, as the device converts faster.
-        actions: (B, K, A).
+        actions: (B, K, A). Of both, windows of texts may have P more, of what was before.
         rewards, continues: (B, K).
         labels: name -> (B, K).
         episode: (B,) int64, index of the episode in the store.
@@ -37,6 +37,11 @@ class Windows:
     def __len__(self) -> int:
         return len(self.episode)
 
+    @property
+    def past(self) -> int:
+        """P: observations and actions before the window's own."""
+        return self.observations.shape[1] - 1 - self.rewards.shape[1]
+
     def __getitem__(self, rows: slice | torch.Tensor) -> Windows:
         """The windows in `rows`, a slice or an index tensor."""
         return self._map(lambda tensor: tensor[rows])
@@ -45,8 +50,8 @@ class Windows:
         """The final transition of every window, as windows of one transition."""
         k = self.rewards.shape[1] - 1
         return Windows(
-            self.observations[:, k:],
-            self.actions[:, k:],
+            self.observations[:, self.past + k :],
+            self.actions[:, self.past + k :],
             self.rewards[:, k:],
             self.continues[:, k:],
             {name: label[:, k:] for name, label in self.labels.items()},

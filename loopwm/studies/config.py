@@ -284,8 +284,10 @@ class TextStudyConfig:
     """Windows per update."""
     window: int = 16
     """Transitions per window."""
+    threads: int = 1
+    """Of every run that is trained. More make a lone one faster, and another one in the last digits."""
     initial: float = 0.4
-    """Share of the windows that begin with the complete initial state, where it is recorded."""
+    """Share of the windows that are told the complete initial state, where it is recorded, and the past since."""
     spell: float = 0.3
     """Share of the names that a window spells out letter by letter."""
     balance: float = 0.5
@@ -348,7 +350,7 @@ class TextStudyConfig:
                 "A study compares stacks with the looped system; name it among --systems, or give a result with it by "
                 "--beside."
             )
-        for option in ("updates", "batch", "window", "per_type", "beam", "looping_per_type"):
+        for option in ("updates", "batch", "window", "threads", "per_type", "beam", "looping_per_type"):
             if getattr(self, option) < 1:
                 raise UserError(f"{option} must be at least 1, got {getattr(self, option)}.")
 

@@ -1,5 +1,5 @@
-"""Several training runs at once, one thread each: on a small machine two runs side by side finish sooner than two runs
-of two threads one after the other. Every run is resumable, and so is the list of them."""
+"""Several training runs at once, one thread each unless more are asked for: on a small machine two runs side by side
+finish sooner than two runs of two threads one after the other. Every run is resumable, and so is the list of them."""
 
 from __future__ import annotations
 
@@ -48,11 +48,15 @@ class Mailbox(Protocol):
     def get(self, block: bool = True, timeout: float | None = None) -> Any: ...
 
 
-def train_all(jobs: Sequence[Job], progress: Progress, again: str, workers: int = 0, may_diverge: bool = False) -> None:
-    """Train every job that is not finished, `workers` at a time (one per core when 0); all stop when one fails.
+def train_all(
+    jobs: Sequence[Job], progress: Progress, again: str, workers: int = 0, may_diverge: bool = False, threads: int = 1
+) -> None:
+    """Train every job that is not finished, `workers` at a time (as many as fit the cores when 0); all stop when one
+    fails.
 
     Args:
         again: the command that continues after an interruption, for the message.
+        threads: of each. A run that goes on keeps those it began with, as other ones would add up in another order.
         may_diverge: a run that diverges does not stop the others.
 
     Raises:
@@ -68,10 +72,11 @@ def train_all(jobs: Sequence[Job], progress: Progress, again: str, workers: int 
         return
     context = multiprocessing.get_context("spawn")
     tasks, messages, stopping = context.Queue(), context.Queue(), context.Event()
-    count = min(workers or os.cpu_count() or 1, len(pending))
+    count = min(workers or max(1, (os.cpu_count() or 1) // threads), len(pending))
     for task in (*pending, *[None] * count):
         tasks.put(task)
-    processes = [context.Process(target=_work, args=(tasks, messages, stopping), daemon=True) for _ in range(count)]
+    work = tasks, messages, stopping, threads
+    processes = [context.Process(target=_work, args=work, daemon=True) for _ in range(count)]
     crew = _Crew(processes, stopping)
     try:
         with deferred_interrupt() as interrupted:
@@ -198,13 +203,14 @@ class _Reporter:
             self.sent_at = time.monotonic()
 
 
-def _work(tasks: Mailbox, messages: Mailbox, stopping: Any) -> None:
+def _work(tasks: Mailbox, messages: Mailbox, stopping: Any, threads: int) -> None:
     """A worker: one job after the other until there is none, one fails, or all are asked to stop."""
     end_with_parent()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads == 1:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     while not stopping.is_set() and (task := tasks.get()) is not None:
         index, job = task
         failure = _train(index, job, messages)

@@ -58,7 +58,7 @@ def run_text_study(config: TextStudyConfig) -> Path:
     }
     jobs = [Job(run, with_system(base, system, base.optim.lr, seed)) for (system, seed), run in runs.items()]
     with TerminalProgress("training", "update") as progress:
-        train_all(jobs, progress, again=config.command)
+        train_all(jobs, progress, again=config.command, threads=config.threads)
     results = {
         track: asked(config, track, episodes, list(runs.values()), earlier.track(track)) for track in tracks(episodes)
     }
@@ -139,7 +139,7 @@ def asked(
             episodes,
             of_runs(
                 [run for run in runs if run.name not in known],
-                SimulatorConfig(beam=config.beam, decode=config.decode),
+                SimulatorConfig(beam=config.beam, decode=config.decode, memory=config.window),
             ),
             windows_of(config, track, config.per_type),
             earlier=earlier,

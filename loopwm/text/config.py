@@ -18,11 +18,16 @@ class SimulatorConfig:
     """Lets a step take fewer loops."""
     beam: int = 1
     """Texts kept while writing; 1 takes the likeliest word every time."""
+    memory: int = 16
+    """Transitions up to now that are followed one by one where the initial state is known, as many as a training window
+    has; of those before them the latest of every kind are remembered."""
     decode: bool = False
     """Decode every step and read what was written as if it had happened, instead of going on in the latent."""
 
     def __post_init__(self) -> None:
         if self.num_loops is not None and self.num_loops < 1:
             raise UserError(f"num_loops must be at least 1, got {self.num_loops}.")
+        if self.memory < 1:
+            raise UserError(f"memory must be at least 1 transition, got {self.memory}.")
         if self.beam < 1:
             raise UserError(f"A beam keeps at least 1 text, got {self.beam}.")

@@ -14,13 +14,13 @@ class TextSampler(Sampler):
     """Windows of a text world; those of short episodes are padded at their end.
 
     Args:
-        initial: share of the windows that begin with the complete initial state, and where their episodes do: later
-            it no longer holds, and a model would learn not to believe it.
+        initial: share of the windows that are told the complete initial state, and what still stands of the past
+            since.
         spell: share of the names that a window spells out.
         balance: how evenly task types are drawn, in [0, 1]. A type that n windows can be cut from is drawn in
             proportion to n^(1 - balance).
         changes: share of the windows that are drawn among those that hold an action whose answer is another than the
-            one before, within the window; those that are told the initial state begin elsewhere, and may lose it.
+            one before, within the window.
     """
 
     def __init__(
@@ -81,7 +81,6 @@ class TextSampler(Sampler):
 
     def cut(self, episode: np.ndarray, start: np.ndarray, length: int, generator: np.random.Generator) -> Windows:
         told = (generator.random(len(start)) < self._initial) & self._corpus.stated[episode]
-        start = np.where(told, 0, start)
         spelling = self._spelling
         if spelling is None:
             return text_windows(self._corpus, episode, start, length, told)

@@ -17,6 +17,7 @@ from loopwm.model.world_model import WorldModel
 from loopwm.text.benchmark.windows import Context, Window
 from loopwm.text.config import SimulatorConfig
 from loopwm.text.corpus import opening, padded
+from loopwm.text.past import standing
 from loopwm.text.scenes import Scenes
 from loopwm.text.vocabulary import Vocabulary
 from loopwm.train.checkpoint import load
@@ -143,9 +144,13 @@ class TextSimulator:
         return self._after([window.context for window in windows])
 
     def _after(self, contexts: Sequence[Context]) -> Scenes:
-        seen = [self._seen(context) for context in contexts]
-        done = [self._actions(context.actions) for context in contexts]
-        return Scenes.after(self.model, self.config, padded(_even(seen)), padded(_even(done)))
+        known = [self._known(context) for context in contexts]
+        past = max(one.past for one in known)
+        seen, done = (
+            padded(_even([[*[_NOTHING] * (past - one.past), *getattr(one, part)] for one in known]))
+            for part in ("seen", "done")
+        )
+        return Scenes.after(self.model, self.config, seen, done, past)
 
     def readable(self, action: str) -> str:
         """As much of an action as the model can read; something unknown where there is nothing."""
@@ -161,10 +166,17 @@ class TextSimulator:
         """An action in every world (B, A)."""
         return padded([[tokens] for tokens in self._actions(actions)])[:, 0].to(self.device)
 
-    def _seen(self, context: Context) -> list[np.ndarray]:
+    def _known(self, context: Context) -> _Known:
         before = opening(self.vocabulary, context.description, context.initial)
         texts = [np.asarray(tokens, np.int32) for tokens in self.vocabulary.encode(context.observations)]
-        return [np.concatenate([np.asarray(before, np.int32), texts[0]]), *texts[1:]]
+        first, done = np.concatenate([np.asarray(before, np.int32), texts[0]]), self._actions(context.actions)
+        start = max(len(done) - self.config.memory, 0) if context.initial else 0
+        past = standing(done[:start], texts[1 : start + 1])
+        return _Known(
+            seen=[first, *(texts[k + 1] for k in past), *texts[start + 1 :]],
+            done=[*(done[k] for k in past), *done[start:]],
+            past=len(past),
+        )
 
     def _actions(self, actions: Sequence[str]) -> list[np.ndarray]:
         """Tokens of actions.
@@ -184,12 +196,22 @@ class TextSimulator:
 
 _AT_ONCE = 32
 """Windows that are imagined together."""
+_NOTHING = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The tokens of what was seen and done in a world, the leading `past` texts and actions of what was before."""
+
+    seen: list[np.ndarray]
+    done: list[np.ndarray]
+    past: int
 
 
 def _even(rows: Sequence[list[np.ndarray]]) -> list[list[np.ndarray]]:
     """Rows of texts, made equally long with texts that say nothing."""
     longest = max(len(row) for row in rows)
-    return [[*row, *[np.zeros(0, np.int32)] * (longest - len(row))] for row in rows]
+    return [[*row, *[_NOTHING] * (longest - len(row))] for row in rows]
 
 
 @dataclass(frozen=True)

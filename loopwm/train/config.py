@@ -220,8 +220,8 @@ class TrainConfig:
     """Move the images of each window by up to so many pixels, all alike (DrQ has 4), so that an encoder learns what
     things look like and not at which pixel they were recorded; 0 never does, and other observations cannot be moved."""
     initial: float = 0.0
-    """Share of the windows of a text world that begin with the complete initial state, where it is recorded, and where
-    their episodes do. Between 0 and 1, a model learns to do with it and without."""
+    """Share of the windows of a text world that are told the complete initial state, where it is recorded, and what
+    still stands of the past since. Between 0 and 1, a model learns to do with it and without."""
     spell: float = 0.0
     """Share of the names that a window of a text world spells out letter by letter, so that names that are not known
     can be read and written; names are the words that stand in few of the texts."""

@@ -37,16 +37,18 @@ def unrolled(
     exit: ExitConfig | None = None,
     trace: Trace | None = None,
 ) -> Unrolled:
-    """h_0 ... h_{K-1} of windows of which the observations `visible` (B, K) are seen."""
+    """h_0 ... h_{K-1} of windows of which the observations `visible` (B, K) are seen. What was before a window is
+    remembered, and not part of its latents."""
     assert isinstance(model.encoder, TextEncoder) and isinstance(model.action_encoder, TextActionEncoder)
-    seen = windows.observations[:, :-1] * visible[..., None].to(windows.observations)
-    done = windows.actions
+    past, done = windows.past, windows.actions
+    shown = functional.pad(visible, (past, 0), value=True)
+    seen = windows.observations[:, :-1] * shown[..., None].to(windows.observations)
     causes = torch.cat([torch.zeros_like(done[:, :1]), done[:, :-1]], 1)
     e, read = model.encoder.window(seen, causes)
     u, said = model.action_encoder.window(done)
-    e = e * visible[..., None, None].to(e)
+    e = e * shown[..., None, None].to(e)
     h, latents = model.initial(len(done)), []
-    for k in range(done.shape[1]):
+    for k in range(past, done.shape[1]):
         h = model.advance(h, u[:, k], e[:, k], num_loops=num_loops, exit=exit, trace=trace)
         latents.append(h)
     return Unrolled(torch.stack(latents, 1), read.and_also(said))
@@ -93,7 +95,7 @@ class TextDecoding:
         }
         total = terms.total + deferred.beta * further["budget"]
         if deferred.alpha:
-            target = embeddings(model, windows.observations[:, 1:])[:, :-1]
+            target = embeddings(model, windows.observations[:, windows.past + 1 :])[:, :-1]
             further["consistency"] = consistency(model.summary(latents[:, :-1]), target)
             total = total + deferred.alpha * further["consistency"]
         return replace(terms, total=total, further=further)
@@ -108,7 +110,8 @@ def written(model: WorldModel, windows: Windows, found: Unrolled, valid: Tensor)
     """Log-probabilities of the words of o_1 ... o_K."""
     head = model.observation_head
     assert isinstance(head, TextHead)
-    return head.log_likelihood(found.latents, windows.observations[:, 1:], found.memory, valid)
+    past = windows.past
+    return head.log_likelihood(found.latents, windows.observations[:, past + 1 :], found.memory, valid, past)
 
 
 def mean(values: Tensor, where: Tensor) -> Tensor:

@@ -79,18 +79,20 @@ class TextHead(nn.Module):
         """Of every word of the vocabulary at states x (..., D): (..., V), before softmax."""
         return functional.linear(x, self.words.weight, self.never.to(x.dtype)).float()
 
-    def log_likelihood(self, latents: Tensor, targets: Tensor, memory: Memory, valid: Tensor) -> Targets:
+    def log_likelihood(
+        self, latents: Tensor, targets: Tensor, memory: Memory, valid: Tensor, first: int = 0
+    ) -> Targets:
         """How likely the words of `targets` are, each given those before it.
 
         Args:
             latents: (B, K, N, D), h_k. targets: (B, K, L), o_{k+1}. valid: (B, K), which of them exist.
+            first: the step of the first of them, as the memory counts.
         """
         targets = functional.pad(targets.long(), (0, 1))
         ends = targets.scatter(-1, (targets != 0).sum(-1, keepdim=True), END)
         texts = flattened(ends, (ends != 0) & (valid > 0)[..., None])
-        first = texts.place == 0
-        given = torch.where(first, BEGIN, texts.tokens.roll(1))
-        look = Look.of(texts, memory, self.pointer) if self.copies else None
+        given = torch.where(texts.place == 0, BEGIN, texts.tokens.roll(1))
+        look = Look.of(texts, memory, self.pointer, first) if self.copies else None
         x, turn = self.words(given), angles(texts.place, self.rotated)
         y = (latents + self.places).flatten(0, 1)
         for i, block in enumerate(self.layers):
@@ -106,7 +108,7 @@ class TextHead(nn.Module):
         if self.expectation is not None:
             told = [self.expectation(memory.states[there.index], signs) for _, there, signs in look.groups]
             x = x + look.words(told, x)
-        q = back.read.queries(back.norm(x), angles(texts.step, self.rotated, STEPS))
+        q = back.read.queries(back.norm(x), angles(texts.step + look.first, self.rotated, STEPS))
         k, v = back.read.keys(memory.states, angles(memory.step, self.rotated, STEPS))
         found = [
             back.read.attend(q[here.index], k[there.index], v[there.index], signs.readable)
@@ -142,13 +144,14 @@ class TextHead(nn.Module):
 @dataclass(frozen=True)
 class Look:
     """Which words may look back at which: groups of windows (words here, words remembered there, what speaks for them),
-    R of L and C words."""
+    R of L and C words. `first` is the step of the first texts, as the memory counts."""
 
     groups: tuple[tuple[Group, Group, Signs], ...]
     total: int
+    first: int
 
     @classmethod
-    def of(cls, texts: Texts, memory: Memory, pointer: Pointer) -> Look:
+    def of(cls, texts: Texts, memory: Memory, pointer: Pointer, first: int = 0) -> Look:
         """Of target texts; a word of step k may read all that was seen up to o_k."""
         rows = pairs(texts.window, memory.window)
         here, there = Layout.of(texts.window, rows).groups, Layout.of(memory.window, rows).groups
@@ -156,16 +159,16 @@ class Look:
         named = first_named(memory) if rows and pointer.touched is not None else None
         groups = []
         for a, b in zip(here, there, strict=True):
-            step, then = texts.step[a.index][:, :, None], memory.step[b.index][:, None, :]
+            step, then = texts.step[a.index][:, :, None] + first, memory.step[b.index][:, None, :]
             signs = Signs(
                 readable=(then <= step) & b.valid[:, None, :],
                 agreed=agreement(before[a.index], memory.before[b.index]),
                 alike=_headed_alike(texts, a, memory.heading[b.index]),
                 age=(step - then).clamp(min=0),
-                named=_named(texts, a, None if named is None else named[b.index]),
+                named=_named(texts, a, None if named is None else named[b.index], first),
             )
             groups.append((a, b, signs))
-        return cls(tuple(groups), len(texts.tokens))
+        return cls(tuple(groups), len(texts.tokens), first)
 
     def words(self, parts: list[Tensor], like: Tensor) -> Tensor:
         """(R, L, ...) of every group -> (M, ...); 0 for the words of windows that saw nothing."""
@@ -187,13 +190,13 @@ def _headed_alike(texts: Texts, here: Group, remembered: Tensor) -> Tensor:
     return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1])) & known
 
 
-def _named(texts: Texts, here: Group, first: Tensor | None) -> Tensor:
+def _named(texts: Texts, here: Group, named: Tensor | None, first: int) -> Tensor:
     """In which ways remembered words were named before the texts of the words `here` began: (R, L, C)."""
-    if first is None:
+    if named is None:
         return here.index.new_zeros(1, 1, 1)
     # Found once for every text, of which there are few.
-    steps = torch.arange(texts.count, device=first.device)[:, None]
-    found = named_by(first[:, None], steps)
+    steps = first + torch.arange(texts.count, device=named.device)[:, None]
+    found = named_by(named[:, None], steps)
     return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1]))
 
 

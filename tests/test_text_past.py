@@ -1,0 +1,94 @@
+"""What of a long past is told: the same in training and in use, and nothing that later answers have replaced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
+
+from toy_model import CORPUS, likelihood, make
+from toy_text import episodes
+
+from loopwm.errors import UserError
+from loopwm.text.benchmark.windows import TRACKS, cut
+from loopwm.text.config import SimulatorConfig
+from loopwm.text.corpus import padded, text_windows
+from loopwm.text.past import standing
+from loopwm.text.recording import TextEpisode
+from loopwm.text.simulator import TextSimulator
+
+
+def test_windows_that_are_told_the_initial_state_know_what_still_stands_of_the_past() -> None:
+    """Windows of episodes 8 and 6 from 7 and 2 on, and one that is told nothing."""
+    number, start = np.array([8, 6, 8]), np.array([7, 2, 7])
+    found = text_windows(CORPUS, number, start, 3, np.array([True, True, False]))
+    all_of_them = episodes()
+    for row, (e, s, told) in enumerate(zip(number, start, (True, True, False), strict=True)):
+        episode = all_of_them[e]
+        steps = [k for k in range(s) if told and superseded(episode, k, s) is False]
+        texts = [episode.observations[0], *(episode.observations[k + 1] for k in steps[:-1])] if steps else []
+        texts += episode.observations[s : s + 4]
+        texts[0] = " ".join([episode.description, *[episode.initial] * bool(told), texts[0]])
+        actions = [*(episode.actions[k] for k in steps), *episode.actions[s : s + 3]]
+        nothing = found.past - len(steps)
+        assert nothing >= 0 and not found.observations[row, :nothing].any()
+        read = [CORPUS.vocabulary.decode(one) for one in found.observations[row, nothing:].tolist()]
+        assert read == texts
+        done = [CORPUS.vocabulary.decode(one) for one in found.actions[row, nothing:].tolist()]
+        assert done == actions
+    assert found.past == max(len(CORPUS.past(e, s)) for e, s in ((8, 7), (6, 2))) < 7
+    assert found.rewards.shape == found.labels["valid"].shape == (3, 3)
+    assert found.last().observations.shape[1] == 2 and not found.last().past
+
+
+def superseded(episode: TextEpisode, k: int, end: int) -> bool:
+    """Whether the action of k is taken again before `end`, with an answer that begins with the same six words."""
+    heads = [CORPUS.vocabulary.encode([text])[0][:6] for text in episode.observations]
+    return any(episode.actions[i] == episode.actions[k] and heads[i + 1] == heads[k + 1] for i in range(k + 1, end))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), max_size=30))
+def test_the_past_keeps_the_latest_of_every_kind(steps: list[tuple[int, int, int]]) -> None:
+    """An answer is a kind in six words, and a seventh that does not matter."""
+    actions = [np.array([action], np.int32) for action, _, _ in steps]
+    answers = [np.array([*[kind] * 6, rest], np.int32) for _, kind, rest in steps]
+    kept = standing(actions, answers)
+    assert kept == sorted(kept) and (not steps or kept[-1] == len(steps) - 1)
+    kinds = [steps[k][:2] for k in kept]
+    assert len(set(kinds)) == len(kinds) and set(kinds) == {step[:2] for step in steps}
+    assert all(steps[k][:2] not in [step[:2] for step in steps[k + 1 :]] for k in kept)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", [0, 1, 6])
+def test_what_is_written_in_use_is_as_likely_in_training(start: int) -> None:
+    """After a past of `start` transitions and three more, of which the last action is to be answered."""
+    model, episode, steps = make(guided=True), episodes()[8], 3
+    simulator = TextSimulator(model, SimulatorConfig(memory=steps - 1))
+    asked = cut(episode, 8, start + steps - 1, TRACKS["one-step-full"])
+    found = simulator.foresee([asked])
+    windows = text_windows(CORPUS, np.array([8]), np.array([start]), steps, np.array([True]))
+    assert windows.past == len(CORPUS.past(8, start)) and bool(windows.past) == (start > 0)
+    said = [np.asarray(tokens, np.int32) for tokens in CORPUS.vocabulary.encode(found.texts[0])]
+    seen = [[one.numpy()[one.numpy() != 0] for one in windows.observations[0, :-1]] + said]
+    told = replace(windows, observations=padded(seen))
+    _, targets = likelihood(model, told, torch.ones(1, steps, dtype=torch.bool))
+    assert float(targets.per_text()[0, -1].exp()) == pytest.approx(float(found.confidence), rel=1e-3, abs=1e-9)
+
+
+def test_without_the_initial_state_nothing_of_a_context_is_left_out() -> None:
+    model, episode = make(guided=True), episodes()[8]
+    asked = cut(episode, 8, 9, TRACKS["one-step"])
+    short, long = (TextSimulator(model, SimulatorConfig(memory=memory)).foresee([asked]) for memory in (1, 16))
+    assert short.texts == long.texts and torch.equal(short.confidence, long.confidence)
+
+
+def test_a_memory_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="memory must be at least 1 transition, got 0"):
+        SimulatorConfig(memory=0)
