@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
 
 from toy_model import CORPUS, likelihood, make
-from toy_text import episodes
+from toy_text import episodes, play
 
 from loopwm.errors import UserError
 from loopwm.text.benchmark.windows import TRACKS, cut
@@ -21,7 +21,7 @@ from loopwm.text.config import SimulatorConfig
 from loopwm.text.corpus import padded, text_windows
 from loopwm.text.past import standing
 from loopwm.text.recording import TextEpisode
-from loopwm.text.simulator import TextSimulator
+from loopwm.text.simulator import Scene, TextSimulator
 
 
 def test_windows_that_are_told_the_initial_state_know_what_still_stands_of_the_past() -> None:
@@ -82,11 +82,58 @@ def test_what_is_written_in_use_is_as_likely_in_training(start: int) -> None:
     assert float(targets.per_text()[0, -1].exp()) == pytest.approx(float(found.confidence), rel=1e-3, abs=1e-9)
 
 
-def test_without_the_initial_state_nothing_of_a_context_is_left_out() -> None:
+def test_without_the_initial_state_what_is_further_back_is_forgotten() -> None:
     model, episode = make(guided=True), episodes()[8]
     asked = cut(episode, 8, 9, TRACKS["one-step"])
-    short, long = (TextSimulator(model, SimulatorConfig(memory=memory)).foresee([asked]) for memory in (1, 16))
-    assert short.texts == long.texts and torch.equal(short.confidence, long.confidence)
+    context = asked.context
+    recent = replace(context, observations=context.observations[-4:], actions=context.actions[-3:])
+    forgetful = TextSimulator(model, SimulatorConfig(memory=3)).foresee([asked])
+    short, long = (TextSimulator(model).foresee([replace(asked, context=one)]) for one in (recent, context))
+    assert forgetful.texts == short.texts and torch.equal(forgetful.confidence, short.confidence)
+    assert not torch.equal(forgetful.confidence, long.confidence)
+
+
+@pytest.mark.parametrize("initial", [False, True])
+def test_a_long_life_is_lived_with_a_past_as_short_as_in_training(initial: bool) -> None:
+    """Followed are 4 to 6 transitions, read anew when there would be more; beside them, what still stands is known."""
+    simulator = TextSimulator(make(guided=True), SimulatorConfig(memory=4))
+    life = play(1, "validation", 40)
+    done, seen = (CORPUS.vocabulary.encode(texts) for texts in (life.actions, life.observations[1:]))
+    kinds = len(standing([np.array(one) for one in done], [np.array(one) for one in seen]))
+    track = replace(TRACKS["one-step-full" if initial else "one-step"], memory=None)
+    scene = simulator.begin(life.observations[0], life.description, life.initial if initial else "")
+    for k, (action, true) in enumerate(zip(life.actions, life.observations[1:], strict=True)):
+        if k in (3, 20, 38):
+            scene, answer = scene.act(action)
+            # As if all that is followed were read at once.
+            reader = TextSimulator(simulator.model, SimulatorConfig(memory=scene.followed - 1))
+            whole = reader.foresee([cut(life, 1, k, track)])
+            assert whole.texts == [[answer.observation]]
+            assert float(whole.confidence) == pytest.approx(answer.confidence, rel=1e-3, abs=1e-9)
+            scene = scene.saw(true)
+        else:
+            scene = lived(scene, action, true)
+        assert scene.followed <= 6
+        assert len(scene.scenes.memory.step.unique()) <= 1 + 6 + initial * kinds
+    assert kinds < 20
+
+
+def lived(scene: Scene, action: str, true: str) -> Scene:
+    """After an action whose answer nobody asks for."""
+    now = scene._shortened()
+    scenes = now.scenes.acted(scene.simulator._tokens([action]))[0]
+    return replace(now, scenes=scenes, action=action, followed=now.followed + 1).saw(true)
+
+
+def test_what_was_imagined_is_not_read_where_the_truth_is_known() -> None:
+    """With `decode`, a model reads its own answer, but not beside what really happened."""
+    model = make(guided=True)
+    fed, plain = (TextSimulator(model, SimulatorConfig(decode=decode)) for decode in (True, False))
+    true = "You move to the cellar."
+    moments = [one.begin("You are in the kitchen.").act("go")[0].saw(true) for one in (fed, plain)]
+    assert [len(one.scenes.memory.tokens) for one in moments] == [len(moments[1].scenes.memory.tokens)] * 2
+    answers = [one.act("look")[1] for one in moments]
+    assert answers[0] == answers[1]
 
 
 def test_a_memory_of_nothing_is_refused() -> None:

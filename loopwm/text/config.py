@@ -19,8 +19,8 @@ class SimulatorConfig:
     beam: int = 1
     """Texts kept while writing; 1 takes the likeliest word every time."""
     memory: int = 16
-    """Transitions up to now that are followed one by one where the initial state is known, as many as a training window
-    has; of those before them the latest of every kind are remembered."""
+    """Transitions up to now that are followed one by one, as many as a training window has. Of those before them the
+    latest of every kind are remembered where the initial state is known, and none where it is not."""
     decode: bool = False
     """Decode every step and read what was written as if it had happened, instead of going on in the latent."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,7 @@ class TextSimulator:
                 `train.initial` of the windows know how to read.
         """
         context = Context(description, (observation,), (), initial)
-        return Scene(self, self._after([context]))
+        return Scene(self, self._after([context]), context)
 
     # ---- many windows at once ----
 
@@ -170,7 +170,11 @@ class TextSimulator:
         before = opening(self.vocabulary, context.description, context.initial)
         texts = [np.asarray(tokens, np.int32) for tokens in self.vocabulary.encode(context.observations)]
         first, done = np.concatenate([np.asarray(before, np.int32), texts[0]]), self._actions(context.actions)
-        start = max(len(done) - self.config.memory, 0) if context.initial else 0
+        start = max(len(done) - self.config.memory, 0)
+        if start and not context.initial:
+            return _Known(
+                [np.concatenate([np.asarray(before, np.int32), texts[start]]), *texts[start + 1 :]], done[start:]
+            )
         past = standing(done[:start], texts[1 : start + 1])
         return _Known(
             seen=[first, *(texts[k + 1] for k in past), *texts[start + 1 :]],
@@ -205,7 +209,7 @@ class _Known:
 
     seen: list[np.ndarray]
     done: list[np.ndarray]
-    past: int
+    past: int = 0
 
 
 def _even(rows: Sequence[list[np.ndarray]]) -> list[list[np.ndarray]]:
@@ -237,15 +241,27 @@ class Foreseen:
 
 @dataclass(frozen=True)
 class Scene:
-    """A moment of an imagined world; acting in it gives another, and leaves this one as it was."""
+    """A moment of an imagined world; acting in it gives another, and leaves this one as it was.
+
+    Attributes:
+        scenes: what the model knows of it.
+        context: all that was read and done, up to the last action; None once something was not read.
+        action: the last one, as long as nothing was read after it.
+        followed: transitions since the past.
+        unread: this moment before the model read its own answer.
+    """
 
     simulator: TextSimulator
     scenes: Scenes
+    context: Context | None
+    action: str | None = None
+    followed: int = 0
+    unread: Scene | None = None
 
     def act(self, action: str) -> tuple[Scene, Answer]:
         """a_k: the world after it, and what is read there."""
-        own, model = self.simulator, self.simulator.model
-        scenes, loops = self.scenes.acted(own._tokens([action]))
+        own, model, now = self.simulator, self.simulator.model, self._shortened()
+        scenes, loops = now.scenes.acted(own._tokens([action]))
         written = scenes.written()
         with torch.no_grad():
             reward, goes_on = float(model.reward_head(scenes.h)), float(model.continue_head(scenes.h).sigmoid())
@@ -256,9 +272,22 @@ class Scene:
             goes_on=goes_on,
             loops=int(loops) if model.core.loopable else None,
         )
-        after = Scene(own, scenes)
-        return (after.saw(answer.observation) if own.config.decode else after), answer
+        after = Scene(own, scenes, now.context if now.action is None else None, action, now.followed + 1)
+        return (replace(after.saw(answer.observation), unread=after) if own.config.decode else after), answer
 
     def saw(self, observation: str) -> Scene:
-        """The same moment, in which `observation` was read."""
-        return Scene(self.simulator, self.scenes.saw(self.simulator._words([observation])))
+        """The same moment, in which `observation` was read, instead of its own answer if the model has read that."""
+        at = self.unread or self
+        context = None
+        if at.context is not None and at.action is not None:
+            texts, actions = (*at.context.observations, observation), (*at.context.actions, at.action)
+            context = replace(at.context, observations=texts, actions=actions)
+        scenes = at.scenes.saw(at.simulator._words([observation]))
+        return Scene(at.simulator, scenes, context, None, at.followed)
+
+    def _shortened(self) -> Scene:
+        """The same moment, read anew when it follows more than what models are trained to follow."""
+        memory = self.simulator.config.memory
+        if self.context is None or self.action is not None or self.followed < memory + memory // 2:
+            return self
+        return replace(self, scenes=self.simulator._after([self.context]), followed=memory)

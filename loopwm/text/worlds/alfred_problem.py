@@ -70,7 +70,8 @@ def initial_state(problem: AlfredProblem) -> str:
 
     One sentence or two for every receptacle: `On the shelf 1, you see a cd 2, and a book 1.` is what going there
     answers; `The drawer 1 is closed. In it, you see nothing.` says what opening it will show. Then the receptacles that
-    are reached together, and the objects of which examining would say something special.
+    are reached together, and the objects of which examining would say something special. Each is a paragraph, as models
+    read paragraphs on their own, as they read answers.
     """
     inside: defaultdict[str, list[str]] = defaultdict(list)
     for content, receptacle in problem.facts.get("inreceptacle", ()):
@@ -84,7 +85,7 @@ def initial_state(problem: AlfredProblem) -> str:
         lead = f"The {name} is closed. In it" if receptacle in openable else f"On the {name}"
         sentences.append(f"{lead}, you see {listed(inside[receptacle])}.")
     sentences += [f"You are facing the {join(names)}." for names in places.values() if len(names) > 1]
-    return " ".join(sentences + _special(problem))
+    return "\n\n".join(sentences + _special(problem))
 
 
 def listed(names: list[str]) -> str:
