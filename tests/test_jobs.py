@@ -26,7 +26,8 @@ from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import pick_rates, with_system
 from loopwm.train.checkpoint import NAME, read_checkpoint
 from loopwm.train.curriculum import horizon
-from loopwm.train.trainer import finished, train
+from loopwm.train.journal import write_config
+from loopwm.train.trainer import Trainer, finished, train
 
 
 def test_a_shorter_run_grows_its_windows_faster(billiards_store: Path) -> None:
@@ -57,6 +58,27 @@ def test_a_run_has_the_threads_that_are_asked_for(billiards_store: Path, tmp_pat
     train_all([job], SilentProgress(), again="", threads=threads)
     assert json.loads((job.run / "info.json").read_text())["threads"] == threads
     assert read_checkpoint(job.run / NAME, ()).state["threads"] == threads
+
+
+def test_a_run_that_goes_on_keeps_its_threads_and_the_next_one_has_those_asked_for(
+    billiards_store: Path, tmp_path: Path
+) -> None:
+    config = debug(billiards_store)
+    jobs = [Job(tmp_path / name, config) for name in ("begun", "fresh")]
+    begun = Trainer(config, jobs[0].run)
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        jobs[0].run.mkdir()
+        write_config(jobs[0].run, config)
+        begun.settle_precision()
+        begun.advance()
+        begun.save()
+    finally:
+        torch.set_num_threads(torch_threads)
+    train_all(jobs, SilentProgress(), again="", workers=1, threads=2)
+    found = [read_checkpoint(job.run / NAME, ()).state["threads"] for job in jobs]
+    assert found == [1, 2]
 
 
 def test_a_failing_run_stops_the_others_and_says_which(billiards_store: Path, tmp_path: Path) -> None:

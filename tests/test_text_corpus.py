@@ -148,10 +148,17 @@ def test_a_share_of_the_windows_is_told_the_initial_state() -> None:
         assert float(told) == pytest.approx(expected, abs=0.05)
 
 
-def test_where_windows_begin_does_not_depend_on_what_they_are_told() -> None:
-    drawn = [TextSampler(CORPUS, CORPUS.split("train"), 0, share).draw(0, 100, 2) for share in (0.0, 1.0)]
+def test_every_other_window_that_is_told_the_initial_state_begins_there() -> None:
+    plain, told = (TextSampler(CORPUS, CORPUS.split("train"), 0, share).draw(0, 2000, 2) for share in (0.0, 1.0))
+    moved = plain.start != told.start
+    assert not told.start[moved].any() and not plain.past and told.past
+    assert float(moved.float().mean()) == pytest.approx(0.5 * float((plain.start > 0).float().mean()), abs=0.03)
+
+
+def test_windows_begin_anywhere_where_no_initial_state_is_recorded() -> None:
+    corpus = TextCorpus.of([replace(one, initial="") for one in episodes()], TextManifest("scienceworld", "toy"))
+    drawn = [TextSampler(corpus, corpus.split("train"), 0, share).draw(0, 100, 2) for share in (0.0, 1.0)]
     assert torch.equal(drawn[0].start, drawn[1].start) and len(set(drawn[0].start.tolist())) > 1
-    assert not drawn[0].past and drawn[1].past
 
 
 def test_words_come_from_training_episodes_alone() -> None:

@@ -18,31 +18,36 @@ from toy_text import episodes, play
 from loopwm.errors import UserError
 from loopwm.text.benchmark.windows import TRACKS, cut
 from loopwm.text.config import SimulatorConfig
-from loopwm.text.corpus import padded, text_windows
+from loopwm.text.corpus import TextCorpus, padded, text_windows
 from loopwm.text.past import standing
-from loopwm.text.recording import TextEpisode
+from loopwm.text.recording import TextEpisode, TextManifest
 from loopwm.text.simulator import Scene, TextSimulator
+from loopwm.train.text import unrolled
 
 
 def test_windows_that_are_told_the_initial_state_know_what_still_stands_of_the_past() -> None:
     """Windows of episodes 8 and 6 from 7 and 2 on, and one that is told nothing."""
     number, start = np.array([8, 6, 8]), np.array([7, 2, 7])
     found = text_windows(CORPUS, number, start, 3, np.array([True, True, False]))
-    all_of_them = episodes()
+    all_of_them, known = episodes(), list[int]()
     for row, (e, s, told) in enumerate(zip(number, start, (True, True, False), strict=True)):
         episode = all_of_them[e]
         steps = [k for k in range(s) if told and superseded(episode, k, s) is False]
         texts = [episode.observations[0], *(episode.observations[k + 1] for k in steps[:-1])] if steps else []
         texts += episode.observations[s : s + 4]
         texts[0] = " ".join([episode.description, *[episode.initial] * bool(told), texts[0]])
+        if steps:
+            # What latents are made of begins with the task as well.
+            texts[len(steps)] = f"{episode.description} {texts[len(steps)]}"
         actions = [*(episode.actions[k] for k in steps), *episode.actions[s : s + 3]]
+        known.append(len(steps))
         nothing = found.past - len(steps)
         assert nothing >= 0 and not found.observations[row, :nothing].any()
         read = [CORPUS.vocabulary.decode(one) for one in found.observations[row, nothing:].tolist()]
         assert read == texts
         done = [CORPUS.vocabulary.decode(one) for one in found.actions[row, nothing:].tolist()]
         assert done == actions
-    assert found.past == max(len(CORPUS.past(e, s)) for e, s in ((8, 7), (6, 2))) < 7
+    assert found.past == max(known) < 7
     assert found.rewards.shape == found.labels["valid"].shape == (3, 3)
     assert found.last().observations.shape[1] == 2 and not found.last().past
 
@@ -74,12 +79,37 @@ def test_what_is_written_in_use_is_as_likely_in_training(start: int) -> None:
     asked = cut(episode, 8, start + steps - 1, TRACKS["one-step-full"])
     found = simulator.foresee([asked])
     windows = text_windows(CORPUS, np.array([8]), np.array([start]), steps, np.array([True]))
-    assert windows.past == len(CORPUS.past(8, start)) and bool(windows.past) == (start > 0)
+    assert bool(windows.past) == (start > 0)
     said = [np.asarray(tokens, np.int32) for tokens in CORPUS.vocabulary.encode(found.texts[0])]
     seen = [[one.numpy()[one.numpy() != 0] for one in windows.observations[0, :-1]] + said]
     told = replace(windows, observations=padded(seen))
     _, targets = likelihood(model, told, torch.ones(1, steps, dtype=torch.bool))
     assert float(targets.per_text()[0, -1].exp()) == pytest.approx(float(found.confidence), rel=1e-3, abs=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", [0, 6])
+def test_latents_know_the_task_whatever_the_past(start: int) -> None:
+    model = make()
+    here, told = (np.array([8]), np.array([start])), np.array([True])
+    windows = text_windows(CORPUS, *here, 3, told)
+    tasks = np.concatenate([CORPUS.openings[e][1:3] for e in range(len(CORPUS.ep_len))])
+    other = windows.observations.clone()
+    task = windows.observations[0, windows.past, 1]
+    assert task in tasks
+    other[0, windows.past, 1] = task + 1
+    visible = torch.ones(1, 3, dtype=torch.bool)
+    first, second = (
+        unrolled(model, replace(windows, observations=one), visible) for one in (windows.observations, other)
+    )
+    assert not torch.allclose(first.latents, second.latents, atol=1e-4)
+
+
+def test_an_episode_without_an_initial_state_has_no_past() -> None:
+    corpus = TextCorpus.of([replace(one, initial="") for one in episodes()], TextManifest("scienceworld", "toy"))
+    asked = np.array([8]), np.array([6]), 3
+    plain, told = (text_windows(corpus, *asked, np.array([one])) for one in (False, True))
+    assert torch.equal(plain.observations, told.observations) and not told.past
 
 
 def test_without_the_initial_state_what_is_further_back_is_forgotten() -> None:
@@ -95,7 +125,7 @@ def test_without_the_initial_state_what_is_further_back_is_forgotten() -> None:
 
 @pytest.mark.parametrize("initial", [False, True])
 def test_a_long_life_is_lived_with_a_past_as_short_as_in_training(initial: bool) -> None:
-    """Followed are 4 to 6 transitions, read anew when there would be more; beside them, what still stands is known."""
+    """Followed are up to 6 transitions, read anew when there would be more; beside them, what still stands is known."""
     simulator = TextSimulator(make(guided=True), SimulatorConfig(memory=4))
     life = play(1, "validation", 40)
     done, seen = (CORPUS.vocabulary.encode(texts) for texts in (life.actions, life.observations[1:]))
@@ -120,9 +150,8 @@ def test_a_long_life_is_lived_with_a_past_as_short_as_in_training(initial: bool)
 
 def lived(scene: Scene, action: str, true: str) -> Scene:
     """After an action whose answer nobody asks for."""
-    now = scene._shortened()
-    scenes = now.scenes.acted(scene.simulator._tokens([action]))[0]
-    return replace(now, scenes=scenes, action=action, followed=now.followed + 1).saw(true)
+    scenes = scene.scenes.acted(scene.simulator._tokens([action]))[0]
+    return replace(scene, scenes=scenes, action=action, followed=scene.followed + 1).saw(true)
 
 
 def test_what_was_imagined_is_not_read_where_the_truth_is_known() -> None:

@@ -54,7 +54,7 @@ def main(words: list[str]) -> None:
     from loopwm.model.config import ExitConfig
     from loopwm.text.benchmark.benchmark import prepare, run_benchmark
     from loopwm.text.benchmark.examples import ExamplesConfig, Remembering, draw
-    from loopwm.text.benchmark.looping import lines, looping
+    from loopwm.text.benchmark.looping import LoopingConfig, lines, looping
     from loopwm.text.benchmark.tables import reported_json, tables
     from loopwm.text.config import SimulatorConfig
     from loopwm.text.evaluation import measured, of_runs, recorded, refuse_trained_on
@@ -88,10 +88,12 @@ def main(words: list[str]) -> None:
     early = None
     if arguments.looping:
         model = simulators[arguments.run.name].model
-        found = looping(model, arguments.benchmark, windows, None, arguments.resamples, step)
+        memory = simulators[arguments.run.name].memory
+        how = LoopingConfig(memory=memory)
+        found = looping(model, arguments.benchmark, windows, how, arguments.resamples, step)
         print("\n".join(lines(found)))
         written["looping"] = asdict(found)
-        early = TextSimulator(model, SimulatorConfig(exit=ExitConfig(found.rule, found.chosen)))
+        early = TextSimulator(model, SimulatorConfig(exit=ExitConfig(found.rule, found.chosen), memory=memory))
     written["examples"] = asdict(draw(windows, asked, early, ExamplesConfig(seed=chosen.seed)))
     write_json(out, written)
     print(f"every number: {out}")

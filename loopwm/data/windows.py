@@ -19,7 +19,7 @@ class Windows:
 
     Attributes:
         observations: (B, K+1, *S), in environment units; uint8 where they are images, as the device converts faster.
-        actions: (B, K, A). Of both, windows of texts may have P more, of what was before.
+        actions: (B, K, A). Of both, windows of texts may have J more, of what was before.
         rewards, continues: (B, K).
         labels: name -> (B, K).
         episode: (B,) int64, index of the episode in the store.
@@ -39,7 +39,7 @@ class Windows:
 
     @property
     def past(self) -> int:
-        """P: observations and actions before the window's own."""
+        """J: observations and actions before the window's own."""
         return self.observations.shape[1] - 1 - self.rewards.shape[1]
 
     def __getitem__(self, rows: slice | torch.Tensor) -> Windows:

@@ -210,9 +210,10 @@ def _work(tasks: Mailbox, messages: Mailbox, stopping: Any, threads: int) -> Non
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    torch.set_num_threads(threads)
     while not stopping.is_set() and (task := tasks.get()) is not None:
         index, job = task
+        # Every time: a run that went on had those it began with.
+        torch.set_num_threads(threads)
         failure = _train(index, job, messages)
         if failure is not None:
             messages.put(failure)

@@ -22,7 +22,7 @@ from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import with_system
 from loopwm.studies.text_earlier import SAME, Earlier
 from loopwm.text.benchmark.benchmark import BenchmarkConfig, BenchmarkResult, prepare, run_benchmark
-from loopwm.text.benchmark.looping import Looping, looping
+from loopwm.text.benchmark.looping import Looping, LoopingConfig, looping
 from loopwm.text.benchmark.sources import read_world
 from loopwm.text.benchmark.tables import reported_json
 from loopwm.text.benchmark.windows import TRACKS, WindowConfig
@@ -125,7 +125,7 @@ def asked(
     Args:
         before: the same of an earlier study, whose systems are part of this one's result.
     """
-    how = f"beam{config.beam}" + "-words" * config.decode
+    how = f"{config.window}-beam{config.beam}" + "-words" * config.decode
     path = config.home / f"{track}-{config.split}-{config.per_type}-{how}.json"
     # A study in this folder may have asked fewer systems before, or others of these names.
     kept = json.loads(path.read_text()) if path.exists() else {"weights": {}}
@@ -139,7 +139,7 @@ def asked(
             episodes,
             of_runs(
                 [run for run in runs if run.name not in known],
-                SimulatorConfig(beam=config.beam, decode=config.decode, memory=config.window),
+                SimulatorConfig(beam=config.beam, decode=config.decode),
             ),
             windows_of(config, track, config.per_type),
             earlier=earlier,
@@ -163,8 +163,8 @@ def depth_evidence(config: TextStudyConfig, episodes: list[TextEpisode], run: Pa
     weights = file_digest(run / NAME)
     if not path.exists() or json.loads(path.read_text())["weights"] != weights:
         windows = prepare(episodes, windows_of(config, "history", config.looping_per_type))[0]
-        model = of_runs([run])[run.name].model
-        found: Looping = looping(model, config.world, windows, step=_say("looping"))
+        model, asked = of_runs([run])[run.name].model, LoopingConfig(memory=config.window)
+        found: Looping = looping(model, config.world, windows, asked, step=_say("looping"))
         write_json(path, asdict(found) | {"weights": weights})
     return json.loads(path.read_text())
 
@@ -195,6 +195,7 @@ def summary(
         "seeds": list(config.seeds),
         "systems": systems,
         "updates": config.updates,
+        "threads": config.threads,
         "beam": config.beam,
         "decode": config.decode,
         "head": config.head,

@@ -17,7 +17,7 @@ from loopwm.train.journal import config_as_dict
 
 PRICES = ("params", "flops_step", "hours")
 """Figures of every system that do not follow from its answers."""
-SAME = ("seeds", "updates", "beam", "decode", "head", "split")
+SAME = ("seeds", "updates", "threads", "beam", "decode", "head", "split")
 """What both studies must have been told."""
 
 
@@ -41,7 +41,8 @@ class Earlier:
             return cls({})
         try:
             found = json.loads(path.read_text())
-            # What came later than that result was off in it.
+            # What came later than that result was off in it; every run had one thread.
+            found.setdefault("threads", 1)
             settings = config_as_dict(TypeAdapter(RunConfig).validate_python(found["config"]))
             stored = {name: found[name] for name in SAME} | flat(settings)
             recorded = sorted(found["recordings"].values())

@@ -245,11 +245,11 @@ def latents(result: Result) -> list[str]:
 
 def sizes(result: Result) -> list[str]:
     """Parameters, compute, time."""
-    figures = result["figures"]
+    figures, cores = result["figures"], {1: "one core"}.get(result.get("threads", 1), f"{result.get('threads')} cores")
     lines = [
         "### Size and time",
         "",
-        "| system | parameters | MFLOPs per step of the latent | hours of training, one core |",
+        f"| system | parameters | MFLOPs per step of the latent | hours of training, {cores} |",
         "|---|---|---|---|",
     ]
     for name in systems_of(result):

@@ -18,7 +18,7 @@ from loopwm.data.statistics import Statistics
 from loopwm.data.windows import Windows
 from loopwm.errors import UserError
 from loopwm.spaces import ActionSpec, ObservationSpec
-from loopwm.text.past import standing
+from loopwm.text.past import Told, aligned
 from loopwm.text.recording import TextEpisode, TextManifest, read_recording
 from loopwm.text.vocabulary import SEEN, STATE, TASK, Vocabulary
 
@@ -128,11 +128,14 @@ class TextCorpus:
         """(episodes,): of which the complete initial state is recorded."""
         return self.states.lengths > self.openings.lengths
 
-    def past(self, episode: int, start: int) -> list[int]:
-        """What still stands of the transitions of an episode before `start`."""
+    def told(self, episode: int, start: int, initial: bool, length: int) -> Told:
+        """What a window of an episode tells, without padding; see `text_windows`."""
         first = int(self.ep_offset[episode])
-        rows = range(first, first + int(start))
-        return standing([self.actions[r] for r in rows], [self.observations[r + 1] for r in rows])
+        end = first + min(int(start) + length, int(self.ep_len[episode]))
+        seen = [self.observations[r] for r in range(first, end + 1)]
+        done = [self.actions[r] for r in range(first, end)]
+        state = self.states[episode] if initial else None
+        return Told.of(seen, done, int(start), self.openings[episode], state)
 
     def split(self, name: str) -> np.ndarray:
         """Indices of the episodes of a split."""
@@ -185,37 +188,20 @@ def text_windows(
 ) -> Windows:
     """Windows of `length` transitions that start at transition `start` (B,) of `episode` (B,).
 
-    Observations are tokens (B, P+K+1, L), actions (B, P+K, A), both padded with 0 as far as these windows need. The
+    Observations are tokens (B, J+K+1, L), actions (B, J+K, A), both padded with 0 as far as these windows need. The
     opening of the episode is part of the first observation of a window. The label `valid` (B, K) says which transitions
     exist.
 
     Args:
-        initial: (B,), which windows are told the initial state of their episodes, and P texts and actions of what still
-            stands of the past since then, fewer ones after texts that say nothing. P is 0 where there is no past.
+        initial: (B,), which windows are told the initial state of their episodes, where it is recorded, and the J texts
+            and actions of what still stands of the past since.
         spell: makes of a window's number and one of its texts the text that is in the window.
     """
     steps = start[:, None] + np.arange(length + 1)
     rows = corpus.ep_offset[episode][:, None] + np.minimum(steps, corpus.ep_len[episode][:, None])
-    exists = steps <= corpus.ep_len[episode][:, None]
     valid = steps[:, :-1] < corpus.ep_len[episode][:, None]
-    seen = [
-        [corpus.observations[r] if here else _NOTHING for r, here in zip(*pair, strict=True)]
-        for pair in zip(rows, exists, strict=True)
-    ]
-    done = [
-        [corpus.actions[r] if here else _NOTHING for r, here in zip(*pair, strict=True)]
-        for pair in zip(rows[:, :-1], valid, strict=True)
-    ]
-    told = np.zeros(len(episode), bool) if initial is None else initial
-    before = [
-        _before(corpus, e, s) if all_of_it else ([], []) for e, s, all_of_it in zip(episode, start, told, strict=True)
-    ]
-    longest = max(len(acts) for _, acts in before)
-    for b, (texts, acts) in enumerate(before):
-        first, *rest = *texts, *seen[b]
-        opened = np.concatenate([(corpus.states if told[b] else corpus.openings)[episode[b]], first])
-        nothing = [_NOTHING] * (longest - len(acts))
-        seen[b], done[b] = [*nothing, opened, *rest], [*nothing, *acts, *done[b]]
+    told = np.zeros(len(episode), bool) if initial is None else initial & corpus.stated[episode]
+    seen, done, _ = aligned([corpus.told(*one, length) for one in zip(episode, start, told, strict=True)], length)
     if spell is not None:
         seen, done = ([[spell(b, text) for text in row] for b, row in enumerate(rows)] for rows in (seen, done))
     where = torch.from_numpy(valid.astype(np.float32))
@@ -228,16 +214,6 @@ def text_windows(
         episode=torch.from_numpy(np.asarray(episode, np.int64)),
         start=torch.from_numpy(np.asarray(start, np.int64)),
     )
-
-
-def _before(corpus: TextCorpus, episode: int, start: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """As many texts and actions, of what still stands of the past of a window."""
-    first, past = int(corpus.ep_offset[episode]), corpus.past(episode, start)
-    texts = [corpus.observations[first + k] for k in (0, *(k + 1 for k in past[:-1]))] if past else []
-    return texts, [corpus.actions[first + k] for k in past]
-
-
-_NOTHING = np.zeros(0, np.int32)
 
 
 def padded(rows: Sequence[Sequence[np.ndarray]]) -> torch.Tensor:

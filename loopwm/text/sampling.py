@@ -15,12 +15,12 @@ class TextSampler(Sampler):
 
     Args:
         initial: share of the windows that are told the complete initial state, and what still stands of the past
-            since.
+            since. Every other one of them begins where its episode does, so that there is none.
         spell: share of the names that a window spells out.
         balance: how evenly task types are drawn, in [0, 1]. A type that n windows can be cut from is drawn in
             proportion to n^(1 - balance).
         changes: share of the windows that are drawn among those that hold an action whose answer is another than the
-            one before, within the window.
+            one before, within the window; those that begin where their episodes do may lose it.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class TextSampler(Sampler):
 
     def cut(self, episode: np.ndarray, start: np.ndarray, length: int, generator: np.random.Generator) -> Windows:
         told = (generator.random(len(start)) < self._initial) & self._corpus.stated[episode]
+        # As in use: about as many games are younger than a window as are older.
+        start = np.where(told & (generator.random(len(start)) < 0.5), 0, start)
         spelling = self._spelling
         if spelling is None:
             return text_windows(self._corpus, episode, start, length, told)

@@ -43,26 +43,26 @@ class Scenes:
         """Worlds in which all of this was read and done.
 
         Args:
-            observations: the words (B, P+K+1, L) of o_0 ... o_K, after P of what was before; a world that has seen
+            observations: the words (B, J+K+1, L) of o_0 ... o_K, after J of what was before; a world that has seen
                 fewer ends in texts without words, one with a shorter past begins with them.
-            actions: the words (B, P+K or more, A) of a_0 ... a_{K-1}, of all worlds likewise.
-            past: P. What was before is remembered, and not part of latents, as in training.
+            actions: the words (B, J+K or more, A) of a_0 ... a_{K-1}, of all worlds likewise.
+            past: J. What was before is remembered, and not part of latents, as in training.
         """
         device = next(model.parameters()).device
         observations, actions = observations.to(device), actions.to(device)[:, : observations.shape[1] - 1]
         step = past + (actions[:, past:] != 0).any(-1).sum(1)
         causes = torch.cat([torch.zeros_like(actions[:, :1]), actions], 1) if actions.shape[1] else None
-        e, memory = cast(TextEncoder, model.encoder).window(observations, causes)
+        e, memory = cast(TextEncoder, model.encoder).window(observations, causes, past)
         h = model.initial(len(observations))
         rows, path = torch.arange(len(h), device=device), [h]
         if actions.shape[1]:
-            u, said = cast(TextActionEncoder, model.action_encoder).window(actions)
+            u, said = cast(TextActionEncoder, model.action_encoder).window(actions, past)
             memory = memory.and_also(said)
-            for k in range(past, actions.shape[1]):
+            for k in range(u.shape[1]):
                 h = model.advance(h, u[:, k], e[:, k], num_loops=config.num_loops, exit=config.exit)
                 path.append(h)
         last = actions[rows, step - 1] if actions.shape[1] else None
-        return cls(model, config, torch.stack(path, 1)[rows, step - past], memory, step, e[rows, step], last)
+        return cls(model, config, torch.stack(path, 1)[rows, step - past], memory, step, e[rows, step - past], last)
 
     @torch.inference_mode()
     def intending(self, actions: Tensor) -> tuple[Scenes, Tensor]:

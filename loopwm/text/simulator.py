@@ -14,13 +14,14 @@ from loopwm.errors import UserError
 from loopwm.model.text.encoders import TextActionEncoder, TextEncoder
 from loopwm.model.text.head import TextHead
 from loopwm.model.world_model import WorldModel
-from loopwm.text.benchmark.windows import Context, Window
+from loopwm.text.benchmark.windows import MEMORY, Context, Window
 from loopwm.text.config import SimulatorConfig
 from loopwm.text.corpus import opening, padded
-from loopwm.text.past import standing
+from loopwm.text.past import Told, aligned
 from loopwm.text.scenes import Scenes
 from loopwm.text.vocabulary import Vocabulary
 from loopwm.train.checkpoint import load
+from loopwm.train.journal import read_config
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,17 @@ class TextSimulator:
             )
         self.model = model.eval()
         self.config = config or SimulatorConfig()
+        self.memory = MEMORY if self.config.memory is None else self.config.memory
         self.model.exit_rule(self.config.exit)
         self.vocabulary = Vocabulary(model.observation.names)
         self.device = next(model.parameters()).device
 
     @classmethod
     def from_run(cls, run: Path | str, config: SimulatorConfig | None = None, device: str = "cpu") -> TextSimulator:
-        """The simulator that a run folder has learned."""
+        """The simulator that a run folder has learned; `memory` is the length of its windows where none is given."""
+        config, settings = config or SimulatorConfig(), Path(run) / "config.yaml"
+        if config.memory is None and settings.is_file():
+            config = replace(config, memory=read_config(settings).train.window)
         return cls(load(run, device=device), config)
 
     # ---- one world, step by step ----
@@ -144,13 +149,8 @@ class TextSimulator:
         return self._after([window.context for window in windows])
 
     def _after(self, contexts: Sequence[Context]) -> Scenes:
-        known = [self._known(context) for context in contexts]
-        past = max(one.past for one in known)
-        seen, done = (
-            padded(_even([[*[_NOTHING] * (past - one.past), *getattr(one, part)] for one in known]))
-            for part in ("seen", "done")
-        )
-        return Scenes.after(self.model, self.config, seen, done, past)
+        seen, done, past = aligned([self._told(context) for context in contexts])
+        return Scenes.after(self.model, self.config, padded(seen), padded(done), past)
 
     def readable(self, action: str) -> str:
         """As much of an action as the model can read; something unknown where there is nothing."""
@@ -166,21 +166,14 @@ class TextSimulator:
         """An action in every world (B, A)."""
         return padded([[tokens] for tokens in self._actions(actions)])[:, 0].to(self.device)
 
-    def _known(self, context: Context) -> _Known:
-        before = opening(self.vocabulary, context.description, context.initial)
-        texts = [np.asarray(tokens, np.int32) for tokens in self.vocabulary.encode(context.observations)]
-        first, done = np.concatenate([np.asarray(before, np.int32), texts[0]]), self._actions(context.actions)
-        start = max(len(done) - self.config.memory, 0)
-        if start and not context.initial:
-            return _Known(
-                [np.concatenate([np.asarray(before, np.int32), texts[start]]), *texts[start + 1 :]], done[start:]
-            )
-        past = standing(done[:start], texts[1 : start + 1])
-        return _Known(
-            seen=[first, *(texts[k + 1] for k in past), *texts[start + 1 :]],
-            done=[*(done[k] for k in past), *done[start:]],
-            past=len(past),
+    def _told(self, context: Context) -> Told:
+        task, state = (
+            np.asarray(opening(self.vocabulary, context.description, told), np.int32) for told in ("", context.initial)
         )
+        seen = [np.asarray(tokens, np.int32) for tokens in self.vocabulary.encode(context.observations)]
+        done = self._actions(context.actions)
+        start = max(len(done) - self.memory, 0)
+        return Told.of(seen, done, start, task, state if context.initial else None)
 
     def _actions(self, actions: Sequence[str]) -> list[np.ndarray]:
         """Tokens of actions.
@@ -200,22 +193,12 @@ class TextSimulator:
 
 _AT_ONCE = 32
 """Windows that are imagined together."""
-_NOTHING = np.zeros(0, np.int32)
-
-
-@dataclass(frozen=True)
-class _Known:
-    """The tokens of what was seen and done in a world, the leading `past` texts and actions of what was before."""
-
-    seen: list[np.ndarray]
-    done: list[np.ndarray]
-    past: int = 0
 
 
 def _even(rows: Sequence[list[np.ndarray]]) -> list[list[np.ndarray]]:
     """Rows of texts, made equally long with texts that say nothing."""
     longest = max(len(row) for row in rows)
-    return [[*row, *[_NOTHING] * (longest - len(row))] for row in rows]
+    return [[*row, *[np.zeros(0, np.int32)] * (longest - len(row))] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -245,7 +228,8 @@ class Scene:
 
     Attributes:
         scenes: what the model knows of it.
-        context: all that was read and done, up to the last action; None once something was not read.
+        context: all that was read and done, up to the last action; None once an action was not followed by a text, or
+            a text by an action.
         action: the last one, as long as nothing was read after it.
         followed: transitions since the past.
         unread: this moment before the model read its own answer.
@@ -260,8 +244,8 @@ class Scene:
 
     def act(self, action: str) -> tuple[Scene, Answer]:
         """a_k: the world after it, and what is read there."""
-        own, model, now = self.simulator, self.simulator.model, self._shortened()
-        scenes, loops = now.scenes.acted(own._tokens([action]))
+        own, model = self.simulator, self.simulator.model
+        scenes, loops = self.scenes.acted(own._tokens([action]))
         written = scenes.written()
         with torch.no_grad():
             reward, goes_on = float(model.reward_head(scenes.h)), float(model.continue_head(scenes.h).sigmoid())
@@ -272,22 +256,17 @@ class Scene:
             goes_on=goes_on,
             loops=int(loops) if model.core.loopable else None,
         )
-        after = Scene(own, scenes, now.context if now.action is None else None, action, now.followed + 1)
+        after = Scene(own, scenes, None if self.action is not None else self.context, action, self.followed + 1)
         return (replace(after.saw(answer.observation), unread=after) if own.config.decode else after), answer
 
     def saw(self, observation: str) -> Scene:
         """The same moment, in which `observation` was read, instead of its own answer if the model has read that."""
-        at = self.unread or self
+        at, own = self.unread or self, self.simulator
         context = None
         if at.context is not None and at.action is not None:
             texts, actions = (*at.context.observations, observation), (*at.context.actions, at.action)
             context = replace(at.context, observations=texts, actions=actions)
-        scenes = at.scenes.saw(at.simulator._words([observation]))
-        return Scene(at.simulator, scenes, context, None, at.followed)
-
-    def _shortened(self) -> Scene:
-        """The same moment, read anew when it follows more than what models are trained to follow."""
-        memory = self.simulator.config.memory
-        if self.context is None or self.action is not None or self.followed < memory + memory // 2:
-            return self
-        return replace(self, scenes=self.simulator._after([self.context]), followed=memory)
+        if context is not None and at.followed >= own.memory + own.memory // 2:
+            # Read anew, as models are not trained to follow more.
+            return Scene(own, own._after([context]), context, None, own.memory)
+        return Scene(own, at.scenes.saw(own._words([observation])), context, None, at.followed)

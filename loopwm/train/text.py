@@ -44,11 +44,11 @@ def unrolled(
     shown = functional.pad(visible, (past, 0), value=True)
     seen = windows.observations[:, :-1] * shown[..., None].to(windows.observations)
     causes = torch.cat([torch.zeros_like(done[:, :1]), done[:, :-1]], 1)
-    e, read = model.encoder.window(seen, causes)
-    u, said = model.action_encoder.window(done)
-    e = e * shown[..., None, None].to(e)
+    e, read = model.encoder.window(seen, causes, past)
+    u, said = model.action_encoder.window(done, past)
+    e = e * visible[..., None, None].to(e)
     h, latents = model.initial(len(done)), []
-    for k in range(past, done.shape[1]):
+    for k in range(u.shape[1]):
         h = model.advance(h, u[:, k], e[:, k], num_loops=num_loops, exit=exit, trace=trace)
         latents.append(h)
     return Unrolled(torch.stack(latents, 1), read.and_also(said))
@@ -64,7 +64,7 @@ class TextDecoding:
     def unroll(
         self, model: WorldModel, windows: Windows, num_loops: Tensor | int | None, draws: torch.Generator
     ) -> Tensor:
-        """With the observations in view that `visible_steps` draws, or with o_0 alone."""
+        """With the observations in view that `visible_steps` draws, or with o_0 and the past alone."""
         config, (batch, window) = self.config, windows.rewards.shape
         if config.imagined or config.decoding == "deferred":
             visible = (torch.arange(window) < 1).expand(batch, -1)
@@ -128,8 +128,8 @@ def ends(valid: Tensor) -> Tensor:
 def validate_text(
     model: WorldModel, windows: Windows, device: torch.device, exit: ExitConfig | None = None, batch: int = 32
 ) -> dict[str, float]:
-    """Mean negative log-likelihood of a word, with every observation seen (`one_step`) or o_0 alone (`open_loop`); and
-    the share of texts all of whose words are likelier than not (`one_step_sure`, `open_loop_sure`).
+    """Mean negative log-likelihood of a word, with every observation seen (`one_step`) or o_0 and the past
+    (`open_loop`); and the share of texts all of whose words are likelier than not (`one_step_sure`, `open_loop_sure`).
 
     A text all of whose words have more than half of the probability is what greedy decoding would write, so the shares
     are lower bounds of exact matches.

@@ -91,10 +91,10 @@ class WordEncoder(nn.Module):
             x = block(x, texts.parts, turn)
         return self.norm(x)
 
-    def summed(self, states: Tensor, texts: Texts) -> Tensor:
-        """Latent tokens (B, K, N, D) of the texts whose words have `states` (M, D)."""
-        found = self.mlp(self.readers + self.read.gathered(self.readers, states, texts.layout))
-        return self.out(self.norm_out(found)).unflatten(0, (-1, texts.count))
+    def summed(self, states: Tensor, texts: Texts, past: int = 0) -> Tensor:
+        """Latent tokens (B, K, N, D) of the texts whose words have `states` (M, D), but for `past` leading ones."""
+        read = self.read.gathered(self.readers, states, texts.layout).unflatten(0, (-1, texts.count))[:, past:]
+        return self.out(self.norm_out(self.mlp(self.readers + read)))
 
     def flops(self, words: int = NOMINAL_WORDS) -> int:
         """Operations of one text of so many words."""
@@ -124,15 +124,16 @@ class TextEncoder(WordEncoder):
         """Every text on its own; nothing is kept to look back at."""
         return self.window(tokens.flatten(0, -2)[:, None])[0].unflatten(0, tokens.shape[:-1])[..., 0, :, :]
 
-    def window(self, tokens: Tensor, causes: Tensor | None = None) -> tuple[Tensor, Memory]:
-        """The texts (B, K, L) of windows: e (B, K, N, D), and their words to look back at.
+    def window(self, tokens: Tensor, causes: Tensor | None = None, past: int = 0) -> tuple[Tensor, Memory]:
+        """The texts (B, J+K, L) of windows: e (B, K, N, D), and all their words to look back at.
 
         Args:
-            causes: (B, K, A), the words of what was done before each of them; all 0 where nothing was.
+            causes: (B, J+K, A), the words of what was done before each of them; all 0 where nothing was.
+            past: J, leading texts that no latent is made of.
         """
         texts = self.taken_apart(tokens)
         states = self.encoded(texts)
-        e = self.summed(states, texts)
+        e = self.summed(states, texts, past)
         if causes is not None:
             known = (causes != 0)[..., None]
             bag = (self.words(causes.long()) * known).sum(-2) / known.sum(-2).clamp(min=1) ** 0.5
@@ -150,11 +151,11 @@ class TextActionEncoder(WordEncoder):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.window(tokens[:, None])[0][:, 0]
 
-    def window(self, tokens: Tensor) -> tuple[Tensor, Memory]:
-        """The actions (B, K, A) of windows: u (B, K, N, D), and their words to look back at."""
+    def window(self, tokens: Tensor, past: int = 0) -> tuple[Tensor, Memory]:
+        """The actions (B, J+K, A) of windows: u (B, K, N, D), and all their words to look back at."""
         texts = self.taken_apart(tokens)
         states = self.encoded(texts)
-        return self.summed(states, texts), Memory.of(states, texts, self.config, done=True)
+        return self.summed(states, texts, past), Memory.of(states, texts, self.config, done=True)
 
     def flops(self, words: int = NOMINAL_WORDS // 4) -> int:
         """Operations of one action of so many words."""

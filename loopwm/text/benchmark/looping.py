@@ -40,6 +40,8 @@ class LoopingConfig:
     """EM that leaving early may cost; the largest threshold within it is reported in full."""
     timed: int = 50
     """Windows that are answered one by one, for the median time."""
+    memory: int | None = None
+    """As of `SimulatorConfig`."""
 
     def __post_init__(self) -> None:
         if not self.thresholds or list(self.thresholds) != sorted(self.thresholds):
@@ -163,7 +165,7 @@ def looping(
     if not model.core.loopable:
         raise UserError("A stack has no loop to be measured; evaluate a looped run.")
     config, asked, mu = config or LoopingConfig(), _Asked(world, windows, resamples), model.default_loops
-    whole = SimulatorConfig()
+    whole = SimulatorConfig(memory=config.memory)
     depth: dict[int, Interval] = {}
     latent = asked.ask("latent", TextSimulator(model, whole)).metric("em")
     for loops in sorted({1, 2, 4, mu, 2 * mu, 4 * mu}):
@@ -198,7 +200,7 @@ def looping(
         latent=asked.headline(latent),
         words=asked.headline(words),
         difference=asked.headline(latent - words),
-        milliseconds=_timed(model, ExitConfig(config.rule, chosen), windows, config.timed),
+        milliseconds=_timed(model, replace(whole, exit=ExitConfig(config.rule, chosen)), windows, config.timed),
     )
 
 
@@ -215,10 +217,9 @@ def _with_loops(asked: _Asked, simulator: TextSimulator) -> tuple[np.ndarray, np
     return score("early", Counting(), asked.windows, asked.scorer).metric("em"), loops
 
 
-def _timed(model: WorldModel, leave: ExitConfig, windows: Sequence[Window], count: int) -> Milliseconds:
+def _timed(model: WorldModel, early: SimulatorConfig, windows: Sequence[Window], count: int) -> Milliseconds:
     """In turns, so that whatever else the machine does meets all of them."""
-    latent = TextSimulator(model, SimulatorConfig(exit=leave))
-    fed = TextSimulator(model, SimulatorConfig(exit=leave, decode=True))
+    latent, fed = (TextSimulator(model, replace(early, decode=decode)) for decode in (False, True))
     spent = []
     for window in [windows[i % len(windows)] for i in np.linspace(0, len(windows) - 1, count + 5, dtype=int)]:
         read = latent.read([window])
