@@ -185,7 +185,7 @@ def _shown(asked: Asked) -> str:
         seen.append(f"at most {track.memory} transitions before the present observation")
     seen.append("the present observation")
     ahead = f"{track.steps} action{'s'[: track.steps != 1]}"
-    return f"A system reads {', '.join(seen)}, and then {ahead}, whose answers it has to predict."
+    return f"A system may read {', '.join(seen)}, and then {ahead}, whose answers it has to predict."
 
 
 def _time(spread: Spread) -> str:
