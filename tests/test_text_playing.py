@@ -18,6 +18,7 @@ import loopwm
 from loopwm.cli import main
 from loopwm.envs.imagined_text import ImaginedTextConfig, TextWorldModelEnv
 from loopwm.errors import UserError
+from loopwm.text.config import SimulatorConfig
 from loopwm.text.playing import Player, recorded_beginning
 from loopwm.text.recording import read_recording
 from loopwm.text.simulator import TextSimulator
@@ -47,7 +48,7 @@ def test_a_game_is_played_from_the_keyboard(
 
 def test_what_was_recorded_stands_beside_what_is_imagined(toy_run: Path) -> None:
     game = recorded_beginning(toy_run, game="toy/44")
-    player = Player(TextSimulator.from_run(toy_run), game, against=True, initial=False)
+    player = Player(TextSimulator.from_run(toy_run, SimulatorConfig(memory=16)), game, against=True, initial=False)
     assert player.opening().startswith("toy/44 (Find, validation)")
     for step, (action, true) in enumerate(zip(game.actions, game.observations, strict=True)):
         lines = player.take("").splitlines()

@@ -133,7 +133,8 @@ def test_playing_step_by_step_gives_what_windows_give(toy_run: Path) -> None:
 
 
 def test_answers_that_are_read_again_are_those_of_a_window_in_which_they_were_seen(toy_run: Path) -> None:
-    simulator = TextSimulator.from_run(toy_run, SimulatorConfig(decode=True))
+    # Longer than the windows of the run, so that nothing is forgotten.
+    simulator = TextSimulator.from_run(toy_run, SimulatorConfig(decode=True, memory=16))
     windows = questions("history", per_episode=4)
     found = simulator.foresee_all(windows)
     assert [texts[-1:] for texts in found.texts] == simulator.foresee(windows, last=True).texts
