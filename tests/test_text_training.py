@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,16 @@ def test_training_on_texts_resumes_bit_for_bit(toy_recording: Path, tmp_path: Pa
     weights = load_file(whole / NAME)
     for name, value in second.model.state_dict().items():
         assert torch.equal(value, weights[f"model.{name}"]), name
+
+
+def test_nothing_of_an_update_is_kept_through_the_next(toy_recording: Path, tmp_path: Path) -> None:
+    def derived() -> int:
+        gc.collect()
+        return sum(type(one) is torch.Tensor and one.grad_fn is not None for one in gc.get_objects())
+
+    trainer, before = Trainer(tiny(toy_recording, 6), tmp_path), derived()
+    trainer.advance()
+    assert derived() == before
 
 
 @pytest.mark.parametrize("decoding", ["each", "deferred"])

@@ -28,7 +28,7 @@ from loopwm.model.encoders import EntityEncoder
 from loopwm.model.world_model import WorldModel
 from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint, world_weights
 from loopwm.train.config import OptimConfig
-from loopwm.train.hardware import has_bfloat16, native_precision
+from loopwm.train.hardware import Heap, has_bfloat16, native_precision
 from loopwm.train.journal import read_config, read_log
 from loopwm.train.trainer import Trainer, finished, resume, train
 
@@ -164,6 +164,58 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_others(
     assert_same_tensors(trained, tmp_path / "same")
     name = "model.core.prelude.from_latent.weight"
     assert not torch.equal(tensors(trained)[name], tensors(tmp_path / "other")[name])
+
+
+# ---- memory ----
+
+
+def resident() -> float:
+    """Main memory of this process now, in MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+trims = pytest.mark.skipif(Heap(0)._trim is None, reason="the C library has no malloc_trim")
+
+
+@trims
+def test_memory_between_tensors_that_stay_is_given_back() -> None:
+    # Each smaller than what the C library maps on its own, and the last of them stays.
+    tensors = [torch.ones(64 * 256) for _ in range(4000)]
+    kept = tensors[::100] + tensors[-1:]
+    del tensors
+    before = resident()
+    assert Heap(every=0).trim()
+    assert resident() < before - 150 and all(one.sum() == len(one) for one in kept)
+
+
+@trims
+def test_memory_is_given_back_now_and_then_not_at_every_update() -> None:
+    heap = Heap(every=0.2)
+    tensors = [torch.ones(64 * 256) for _ in range(2000)]
+    kept = tensors[-1:]
+    del tensors
+    assert not heap.trim() and kept
+    time.sleep(0.25)
+    assert heap.trim() and not heap.trim()
+
+
+def test_giving_memory_back_is_part_of_training_and_changes_nothing_about_it(
+    trained: Path, billiards_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Eager(Heap):
+        def __init__(self) -> None:
+            super().__init__(every=0)
+
+        def trim(self) -> bool:
+            asked.append(super().trim())
+            return asked[-1]
+
+    monkeypatch.setattr("loopwm.train.trainer.Heap", Eager)
+    result = train(debug(billiards_store), tmp_path / "run")
+    assert_same_tensors(trained, tmp_path / "run")
+    assert len(asked) == result.updates
 
 
 # ---- interruption ----

@@ -78,7 +78,10 @@ class TextDecoding:
         """`observation` is the mean negative log-likelihood of a word."""
         config, valid = self.config, windows.labels[VALID]
         scored = ends(valid) if config.decoding == "deferred" else valid
-        targets = written(model, windows, Unrolled(latents, _kept(self._memory)), scored)
+        # Not kept longer: it holds the graph of the whole update.
+        memory, self._memory = self._memory, None
+        assert memory is not None
+        targets = written(model, windows, Unrolled(latents, memory), scored)
         observation = -targets.log_probability.mean()
         errors = task_errors(model, latents, windows.rewards, windows.continues, self.reward_std)
         reward, continues = (mean(error, scored > 0) for error in errors)
@@ -99,11 +102,6 @@ class TextDecoding:
             further["consistency"] = consistency(model.summary(latents[:, :-1]), target)
             total = total + deferred.alpha * further["consistency"]
         return replace(terms, total=total, further=further)
-
-
-def _kept(memory: Memory | None) -> Memory:
-    assert memory is not None
-    return memory
 
 
 def written(model: WorldModel, windows: Windows, found: Unrolled, valid: Tensor) -> Targets:

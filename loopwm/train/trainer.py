@@ -47,6 +47,7 @@ from loopwm.train.deferred import DeferredDecoding
 from loopwm.train.embedding import EmbeddingAlignment
 from loopwm.train.halting import halting_loss
 from loopwm.train.hardware import (
+    Heap,
     Precision,
     autocast,
     compiler_works,
@@ -309,13 +310,14 @@ class Trainer:
     def fit(self, progress: Progress) -> TrainResult:
         """Update until done, interrupted or hopeless; save on the way and at the end."""
         settings = self.config.train
-        journal = Journal(self.run, self.update)
+        journal, heap = Journal(self.run, self.update), Heap()
         begun, bad_in_a_row, saved_at = self.update, 0, time.monotonic()
         try:
             with deferred_interrupt() as stopped:
                 while self.update < settings.updates:
                     start = time.perf_counter()
                     fields = self.attempt()
+                    heap.trim()
                     self.seconds += time.perf_counter() - start
                     bad_in_a_row = 0 if fields.pop("finite") else bad_in_a_row + 1
                     last = self.update == settings.updates
