@@ -186,7 +186,8 @@ def run_benchmark(
             is of other windows or does not say which of them were hit.
     """
     config = config or BenchmarkConfig()
-    scorer = Scorer(load_lexicon(world))
+    lexicon = load_lexicon(world)
+    scorer = Scorer(lexicon)
     windows, training = prepare(episodes, config)
     track = find_track(config.windows.track)
     known: dict[str, SystemResult] = {}
@@ -201,7 +202,7 @@ def run_benchmark(
         step(name)
         scored.append(score(name, predictor, windows, scorer))
     step("ceiling")
-    firsts = unknowable(windows, training)[:, -1]
+    firsts = unknowable(windows, training, lexicon)[:, -1]
     averages = _Averages.over(windows, firsts[:, COLUMNS.index("unusual")], REPORT_MIX[world], config)
     hits: dict[str, Floats] = {one.name: one.metric("em")[:, -1] for one in scored}
     hits |= {name: np.array(list(one.hits), dtype=float) for name, one in known.items()}

@@ -7,8 +7,10 @@ A target shows something for the first time if it is
     first reading   a temperature, a position or a time that the same action on the same thing has not read in view;
     first contents  any other answer that lists contents, to an action that nothing in view is an answer to.
 
-In view are the observations of the context; where the track shows the complete initial state, looks and contents are
-never the first. Much of what is shown for the first time is what is usually shown there, so of these targets
+In view are the observations of the context. Where the track shows the complete initial state, looks and contents are
+the first only if they name something that nothing in view names: ScienceWorld's initial state does not show the inside
+of closed containers, ALFWorld's does. Much of what is shown for the first time is what is usually shown there, so of
+these targets
 
     unusual   differ from the most frequent training observation after that action, and from the most frequent pattern
     novel     never occurred in training, word for word
@@ -31,6 +33,7 @@ import numpy.typing as npt
 from loopwm.errors import UserError
 from loopwm.text.benchmark.candidates import habit, situations, template
 from loopwm.text.benchmark.habits import Habits
+from loopwm.text.benchmark.lexicon import Lexicon
 from loopwm.text.benchmark.listings import normalised, unordered
 from loopwm.text.benchmark.patterns import place_shown, read_action
 from loopwm.text.benchmark.windows import Window
@@ -67,12 +70,13 @@ class ReplayNoise:
     steps: dict[str, int]
 
 
-def unknowable(windows: Sequence[Window], training: Iterable[TextEpisode]) -> npt.NDArray[np.float64]:
+def unknowable(windows: Sequence[Window], training: Iterable[TextEpisode], lexicon: Lexicon) -> npt.NDArray[np.float64]:
     """Whether each target is shown for the first time, and is unusual or novel; 1 or 0.
 
     Args:
         windows: n windows of K steps.
         training: the episodes that a predictor may have learned from.
+        lexicon: the names of things in this world.
 
     Returns:
         (n, K, len(COLUMNS)).
@@ -80,25 +84,35 @@ def unknowable(windows: Sequence[Window], training: Iterable[TextEpisode]) -> np
     episodes = list(training)
     habits = Habits(episodes)
     known = {normalised(text) for episode in episodes for text in episode.observations}
-    rows = [[_row(*found, known) for found in _causes(window, habits)] for window in windows]
+    rows = [[_row(*found, known) for found in _causes(window, habits, lexicon)] for window in windows]
     return np.array(rows, dtype=np.float64)
 
 
-def cause_of(action: str, target: str, window: Window) -> str:
-    """Which of `CAUSES` applies to a target, or nothing."""
+def cause_of(action: str, target: str, window: Window, lexicon: Lexicon, done: Sequence[str] = ()) -> str:
+    """Which of `CAUSES` applies to a target, or nothing.
+
+    Args:
+        done: actions of the window before this one.
+    """
     context = window.context
     pairs = [*zip(("", *context.actions), context.observations, strict=True)]
     if is_reading(target):
         asked = _subject(action)
         return "" if any(is_reading(o) and _same_subject(asked, _subject(a)) for a, o in pairs if a) else CAUSES[1]
-    if context.initial:
-        return ""
     look = _look(action, target)
     if look is not None:
-        return "" if any(_look(a, o) == look for a, o in pairs) else CAUSES[0]
-    if _LISTS.search(target):
-        return "" if any(a == action for a, _ in pairs) else CAUSES[2]
-    return ""
+        cause, seen = CAUSES[0], any(_look(a, o) == look for a, o in pairs)
+    elif _LISTS.search(target):
+        cause, seen = CAUSES[2], any(a == action for a, _ in pairs)
+    else:
+        return ""
+    before = "\n".join((context.initial, *context.observations, *context.actions, *done, action))
+    told = bool(context.initial) and _names(target, lexicon) <= _names(before, lexicon)
+    return "" if seen or told else cause
+
+
+def _names(text: str, lexicon: Lexicon) -> set[str]:
+    return {name for name in lexicon.entities(text) if not name[0].isdigit()}
 
 
 def is_reading(text: str) -> bool:
@@ -137,10 +151,11 @@ def replay_noise(recorded: Iterable[TextEpisode], replayed: Iterable[TextEpisode
     )
 
 
-def _causes(window: Window, habits: Habits) -> Iterable[tuple[str, str, tuple[str, ...]]]:
+def _causes(window: Window, habits: Habits, lexicon: Lexicon) -> Iterable[tuple[str, str, tuple[str, ...]]]:
     """Of each step the cause, the target, and what one would guess by frequency."""
-    for situation, target in zip(situations(habits, window.context, window.actions), window.targets, strict=True):
-        cause = cause_of(situation.text, target, window)
+    asked = situations(habits, window.context, window.actions)
+    for step, (situation, target) in enumerate(zip(asked, window.targets, strict=True)):
+        cause = cause_of(situation.text, target, window, lexicon, window.actions[:step])
         guesses = (habit(situation), template(situation)) if cause else ()
         yield cause, target, tuple(normalised(one) for one in guesses if one is not None)
 
