@@ -41,7 +41,8 @@ class Corridor:
         games_count: how many.
         dies: numbers of games at which the process dies, raises, or the world gives up, each time.
         trips: folder; the process dies at game 2 unless a file is there, which it leaves before.
-        pause: seconds that a game takes.
+        pause: seconds that a game takes. hangs: numbers of games that never end.
+        lacks: what cannot be played without.
     """
 
     games_count: int = 6
@@ -50,6 +51,9 @@ class Corridor:
     gives_up: tuple[int, ...] = ()
     trips: Path | None = None
     pause: float = 0.0
+    hangs: tuple[int, ...] = ()
+    lacks: str = ""
+    patience: float = 60.0
     name: str = "corridor"
     packages: tuple[str, ...] = ("numpy",)
 
@@ -71,7 +75,9 @@ class Corridor:
             raise ZeroDivisionError("the corridor has no end")
         if int(number) in self.gives_up:
             raise LoopwmError(f"{game} has no door.")
-        time.sleep(self.pause)
+        if self.lacks:
+            raise UserError(f"The corridor needs {self.lacks}.")
+        time.sleep(3600 if int(number) in self.hangs else self.pause)
         walk = random.Random(seed)
         actions = [walk.choice(("go left", "go right")) for _ in range(3 + int(number))]
         places = [0]
@@ -147,6 +153,21 @@ def test_games_that_fail_twice_are_left_out_and_named(tmp_path: Path) -> None:
     ]
     assert done.episodes == 3 and calls[-1] == (6, 6)
     assert [one.game for one in read_recording(tmp_path / "out.parquet")[1]] == ["walk/0", "walk/2", "walk/5"]
+
+
+def test_games_that_hang_are_given_up_and_the_others_are_recorded(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    # Long enough for a process to start while the other one hangs.
+    done, _ = record(tmp_path / "out.parquet", Corridor(games_count=4, hangs=(1,), patience=10), workers=2)
+    assert done.episodes == 3
+    (left,) = done.left_out
+    assert (left.job.game, left.reason) == ("train/walk/1", "It took longer than 10 seconds.")
+    assert 20 < time.monotonic() - begun < 60
+
+
+def test_what_is_missing_for_every_game_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^The corridor needs a torch\.$"):
+        record(tmp_path / "out.parquet", Corridor(lacks="a torch"))
 
 
 def test_a_world_in_which_everything_fails_stops_the_recording(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -252,6 +253,10 @@ def test_what_cannot_be_measured_is_refused(visits: list[TextEpisode]):
     same = [replace(episode, split="validation") for episode in visits[:2]]
     with pytest.raises(UserError, match="2 of the games asked about are among the training episodes"):
         run_benchmark("alfworld", [*visits, *same])
+    # Rules are counted on episodes of other actors, but a model may have been trained on these.
+    played = [replace(episode, split="train", actor="noisy") for episode in visits if episode.split == "validation"]
+    with pytest.raises(UserError, match="12 of the games asked about are among the training episodes"):
+        run_benchmark("alfworld", [*visits, *played])
     with pytest.raises(UserError, match="no lexicon of the world 'zork'"):
         run_benchmark("zork", visits)
     with pytest.raises(LoopwmError, match="'short' did not give one answer for each step"):
@@ -329,5 +334,9 @@ def test_recordings_of_different_worlds_are_not_mixed(recording: Path, tmp_path:
         UserError, match=r"different worlds: .*\(alfworld\) and .*\(scienceworld\); give recordings of one"
     ):
         read_world([recording, other])
+    (tmp_path / "again").mkdir()
+    shutil.copy(recording, tmp_path / "again" / recording.name)
+    with pytest.raises(UserError, match=r"Two of the recordings are called alfworld\.parquet; rename one"):
+        read_world([recording, tmp_path / "again" / recording.name])
     world, digests, episodes = read_world([recording])
     assert (world, len(episodes), list(digests)) == ("alfworld", len(visits), ["alfworld.parquet"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
 pytest.importorskip("pyarrow", reason='text recordings need pip install "loopwm[text]"')
@@ -17,7 +18,7 @@ pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm
 from toy_text import episodes, play, tiny
 
 from loopwm.cli import main
-from loopwm.text.benchmark.looping import KINDS, LoopingConfig, kind_of, looping
+from loopwm.text.benchmark.looping import KINDS, LoopingConfig, _took, kind_of, looping
 from loopwm.text.benchmark.windows import TRACKS, WindowConfig, cut, sample_windows
 from loopwm.text.recording import TextManifest, write_recording
 from loopwm.text.simulator import TextSimulator
@@ -88,7 +89,11 @@ def test_observations_are_sorted_by_what_it_takes_to_know_them() -> None:
     assert [kind_of(window, step) for step in range(5)] == ["number", "copy", "change", "change", "copy"]
 
 
-def test_loops_are_counted_where_they_are_used(runs: list[Path]) -> None:
+def test_loops_are_counted_where_they_are_used(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, on_cores = torch.get_num_threads(), []
+    monkeypatch.setattr(
+        "loopwm.text.benchmark.looping._took", lambda work: on_cores.append(torch.get_num_threads()) or _took(work)
+    )
     simulator = TextSimulator.from_run(runs[0])
     windows = sample_windows(episodes(), WindowConfig(per_type=6))
     found = looping(simulator.model, "scienceworld", windows, LoopingConfig(thresholds=(1e-6, 1e6), timed=3), 20)
@@ -106,7 +111,9 @@ def test_loops_are_counted_where_they_are_used(runs: list[Path]) -> None:
     # Nothing that was decoded has been read again before the first answer.
     assert found.difference[0].mean == 0
     took = found.milliseconds
-    assert all(0 < low <= middle <= high for middle, low, high in (took.last, took.live, took.all, took.words))
+    spent = (took.last, took.live, took.all, took.words, took.answered)
+    assert all(one is not None and 0 < one[1] <= one[0] <= one[2] for one in spent)
+    assert set(on_cores) == {1} and torch.get_num_threads() == threads
 
 
 # ---- bad input ----

@@ -17,7 +17,7 @@ pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"'
 import loopwm
 from loopwm.cli import main
 from loopwm.envs.imagined_text import ImaginedTextConfig, TextWorldModelEnv
-from loopwm.errors import UserError
+from loopwm.errors import LoopwmError, UserError
 from loopwm.text.config import SimulatorConfig
 from loopwm.text.playing import Player, recorded_beginning
 from loopwm.text.recording import read_recording
@@ -83,6 +83,42 @@ def test_off_the_recorded_path_the_real_world_is_asked(toy_run: Path) -> None:
     assert asked == [[game.actions[0], other]] * 2
 
 
+def test_a_real_world_that_fails_is_not_asked_again_and_the_game_goes_on(toy_run: Path) -> None:
+    calls = 0
+
+    def real(actions: Sequence[str]) -> str:
+        nonlocal calls
+        calls += 1
+        raise LoopwmError("The simulator died.")
+
+    game = recorded_beginning(toy_run)
+    player = Player(TextSimulator.from_run(toy_run), game, against=True, initial=False, real=real)
+    other = next(action for action in ("go", "look", "open box") if action != game.actions[0])
+    said = player.take(other).splitlines()
+    assert "% sure of these words" in said[1]
+    assert said[2] == "  [the real world is not asked any more: The simulator died.]"
+    assert "real" not in player.take(other) and calls == 1
+
+
+def test_the_real_world_of_a_recording_stands_beside_what_is_imagined(
+    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("textworld", reason="TextWorld's games need its engine")
+    data = tmp_path / "coins.parquet"
+    words = ["--kind", "coin", "--level", "2", "--train", "0", "--test", "0", "--validation", "1"]
+    assert main(["collect", "textworld", *words, "--out", str(data)]) == 0
+    capsys.readouterr()
+    said = type_in(monkeypatch, capsys, [str(toy_run), "--data", str(data), "--against-real"], "look\n")
+    assert "[real: -= " in said and "You should try going south.]" in said
+
+
+def test_games_are_given_where_a_world_has_them_in_files(
+    toy_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["imagine", str(toy_run), "--against-real", "--games", str(tmp_path)]) == 2
+    assert "The games of scienceworld are not files; leave --games out." in capsys.readouterr().err
+
+
 def test_what_cannot_be_read_is_said_and_the_game_goes_on(toy_run: Path) -> None:
     player = Player(TextSimulator.from_run(toy_run), recorded_beginning(toy_run), against=False, initial=True)
     assert "reads actions of 1 to" in player.take("go " * 100)
@@ -135,27 +171,27 @@ def test_a_published_model_is_loaded_by_its_name_and_played(
 
 
 def test_gymnasium_finds_nothing_wrong(toy_run: Path) -> None:
-    env = TextWorldModelEnv.from_run(toy_run, config=ImaginedTextConfig(max_steps=5))
+    env = TextWorldModelEnv.from_run(toy_run, max_steps=5)
     check_env(env, skip_render_check=True)
 
 
 def test_an_episode_is_what_the_simulator_says(toy_run: Path) -> None:
-    env = loopwm.TextWorldModelEnv.from_run(toy_run, split="validation", config=ImaginedTextConfig(end_below=0))
+    env = loopwm.TextWorldModelEnv.from_run(toy_run, split="validation", end_below=0)
     said, info = env.reset(seed=1, options={"game": "toy/45"})
     scene = TextSimulator.from_run(toy_run).begin(said, info["description"])
     for action in ("go", "open box", "read counter"):
         said, reward, terminated, truncated, info = env.step(action)
         scene, answer = scene.act(action)
         assert (said, reward) == (answer.observation, answer.reward)
-        assert info["loops"] == 3 and info["confidence"] == answer.confidence
+        assert info == {"loops": 3, "confidence": answer.confidence, "continue_probability": answer.goes_on}
         assert not terminated and not truncated
 
 
 def test_episodes_end_when_the_model_says_so_or_after_the_last_step(toy_run: Path) -> None:
-    ending = TextWorldModelEnv.from_run(toy_run, config=ImaginedTextConfig(end_below=1))
+    ending = TextWorldModelEnv.from_run(toy_run, end_below=1)
     ending.reset(seed=0)
     assert ending.step("look")[2]
-    short = TextWorldModelEnv.from_run(toy_run, config=ImaginedTextConfig(end_below=0, max_steps=2))
+    short = TextWorldModelEnv.from_run(toy_run, end_below=0, max_steps=2)
     short.reset(seed=0)
     assert [short.step("look")[3] for _ in range(2)] == [False, True]
 
@@ -164,6 +200,28 @@ def test_episodes_begin_alike_with_the_same_seed(toy_run: Path) -> None:
     env = TextWorldModelEnv.from_run(toy_run)
     begun = [env.reset(seed=seed)[1]["game"] for seed in (3, 3, 4, 5, 6)]
     assert begun[0] == begun[1] and len(set(begun)) > 1
+
+
+def test_an_episode_can_begin_with_an_observation_of_ones_own(toy_run: Path) -> None:
+    env = TextWorldModelEnv.from_run(toy_run, num_loops=2, end_below=0)
+    told = {"observation": "You are in the kitchen.", "description": "Your task is to read the counter."}
+    said, info = env.reset(seed=0, options=told)
+    assert said == told["observation"] and info == {"game": "", "description": told["description"]}
+    simulator = TextSimulator.from_run(toy_run, SimulatorConfig(num_loops=2))
+    _, answer = simulator.begin(said, told["description"]).act("open box")
+    said, _, _, _, info = env.step("open box")
+    assert (said, info["loops"], info["confidence"]) == (answer.observation, 2, answer.confidence)
+
+
+def test_what_the_environment_does_not_know_is_refused(toy_run: Path) -> None:
+    with pytest.raises(UserError, match="There is no setting 'steps'; choose from beam, decode, end_below"):
+        TextWorldModelEnv.from_run(toy_run, steps=3)
+    with pytest.raises(UserError, match=r"reset knows the options game, or observation.*, not task"):
+        TextWorldModelEnv.from_run(toy_run).reset(options={"task": "boil"})
+    without = TextWorldModelEnv(TextSimulator.from_run(toy_run), ())
+    with pytest.raises(UserError, match="There is no recording to begin from"):
+        without.reset()
+    assert without.reset(options={"observation": "You are in the cellar."})[0] == "You are in the cellar."
 
 
 def test_several_worlds_are_stepped_together(toy_run: Path) -> None:
@@ -176,7 +234,7 @@ def test_several_worlds_are_stepped_together(toy_run: Path) -> None:
 
 
 def test_an_environment_without_a_beginning_is_refused(toy_run: Path, toy_recording: Path) -> None:
-    with pytest.raises(UserError, match="none was given"):
+    with pytest.raises(UserError, match="no episode of the split test"):
         TextWorldModelEnv.from_run(toy_run, split="test")
     env = TextWorldModelEnv.from_run(toy_run)
     with pytest.raises(UserError, match="Call reset"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def test_training_on_texts_resumes_bit_for_bit(toy_recording: Path, tmp_path: Pa
     weights = load_file(whole / NAME)
     for name, value in second.model.state_dict().items():
         assert torch.equal(value, weights[f"model.{name}"]), name
+
+
+def test_what_was_learned_is_said_with_what_it_is_of_and_how_to_go_on(
+    toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    assert main(["train", "--resume", str(run)]) == 0
+    said = capsys.readouterr().out
+    found = read_log(run)[-1]["validation"]
+    assert f"one-step loss of a word {found['one_step']:.4f}" in said
+    assert f"one-step texts surely right {100 * found['one_step_sure']:.1f}%" in said and "error" not in said
+    assert said.splitlines()[-1] == f"next: loopwm evaluate {run} --benchmark scienceworld"
 
 
 def test_nothing_of_an_update_is_kept_through_the_next(toy_recording: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
 
+from loopwm.cli import main
 from loopwm.errors import UserError
 from loopwm.text.vocabulary import ESCAPE, INSIDE, SPACE, SPECIAL, Vocabulary, plain
 
@@ -83,3 +86,16 @@ def test_rare_words_are_spelt_where_the_vocabulary_is_to_be_small() -> None:
 def test_a_vocabulary_without_its_leading_tokens_is_refused() -> None:
     with pytest.raises(UserError, match="damaged"):
         Vocabulary(("a", *SPECIAL))
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(
+        UserError, match=r'tokenizers, which is not installed; get it with pip install "loopwm\[text\]"'
+    ):
+        Vocabulary.of(["a text"])
+    small = Path(__file__).parents[1] / "weights" / "scienceworld-small"
+    assert main(["imagine", str(small), "--observation", "You are in the hall."]) == 2
+    assert "which is not installed" in capsys.readouterr().err

@@ -89,7 +89,7 @@ def main(words: list[str]) -> None:
     if arguments.looping:
         model = simulators[arguments.run.name].model
         memory = simulators[arguments.run.name].memory
-        how = LoopingConfig(memory=memory)
+        how = LoopingConfig(memory=memory, beam=arguments.beam, decode=arguments.decode)
         found = looping(model, arguments.benchmark, windows, how, arguments.resamples, step)
         print("\n".join(lines(found)))
         written["looping"] = asdict(found)

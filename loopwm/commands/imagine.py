@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from loopwm.commands.arguments import parse
-from loopwm.errors import LoopwmError
+from loopwm.errors import LoopwmError, UserError
 from loopwm.text.config import SimulatorConfig
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Imagine:
     against_real: Annotated[bool, FlagCreatePairsOff] = False
     """Show the true answer beside every imagined one, and let the model go on from that: what was recorded, as long as
     the recorded actions are taken, and then what the real world says, where it is installed."""
+    games: Annotated[Path | None, arg(metavar="PATH")] = None
+    """With --against-real and a game of ALFWorld: where its games are, as in `loopwm collect alfworld --games`."""
     initial: Annotated[bool, FlagCreatePairsOff] = False
     """Show the model the complete initial state, where it is recorded."""
     settings: Annotated[SimulatorConfig, arg(name="")] = field(default_factory=SimulatorConfig)
@@ -59,19 +61,25 @@ def main(words: list[str]) -> None:
         game = recorded_beginning(arguments.run, arguments.data, arguments.game)
     console = Console(highlight=False)
     with contextlib.ExitStack() as stack:
-        real = real_world(game, stack, console) if arguments.against_real else None
+        real = real_world(game, arguments.games, stack, console) if arguments.against_real else None
         play(Player(simulator, game, arguments.against_real, arguments.initial, real), console)
 
 
-def real_world(game: Beginning, stack: contextlib.ExitStack, console: Console) -> Real | None:
-    """The world that a game was recorded in; None where it cannot be played here, which is said."""
+def real_world(game: Beginning, games: Path | None, stack: contextlib.ExitStack, console: Console) -> Real | None:
+    """The world that a game was recorded in; None where it cannot be played here, which is said.
+
+    Raises:
+        UserError: `games` are given, and the world has none to be found.
+    """
     from loopwm.text.worlds.registry import TEXT_WORLDS
 
     if game.world not in TEXT_WORLDS:
         return None
     entry = TEXT_WORLDS[game.world]
+    if games is not None and game.world != "alfworld":
+        raise UserError(f"The games of {game.world} are not files; leave --games out.")
     try:
-        world = entry.make(entry.config())
+        world = entry.make(entry.config() if games is None else entry.config(games=games))
         stack.callback(world.close)
         # Asked for nothing, to find out now whether it can be played.
         world.replay(game.name, ())

@@ -56,14 +56,34 @@ def main(words: list[str]) -> None:
         result = continued(parse(Resume, words, "train").resume)
     else:
         result = trained(parse_train(words))
-    found = ", ".join(
-        f"{name.replace('_', '-')}{'' if name.endswith('loops') else ' error'} {value:.4f}"
-        for name, value in result.validation.items()
-    )
+    found = ", ".join(told(name, value, result.validation) for name, value in result.validation.items())
     print(f"Trained {result.run}: {result.updates} updates in {duration(result.seconds)}; on validation {found}")
     if result.skipped:
         print(f"{result.skipped} updates were skipped because their loss or gradient was not finite.")
-    print(f"next: loopwm evaluate {shlex.quote(str(result.run))}")
+    print(f"next: {following(result.run)}")
+
+
+def told(name: str, value: float, validation: dict[str, float]) -> str:
+    """A number of the last validation, with what it is of."""
+    label = name.replace("_", "-")
+    if name.endswith("_sure"):
+        return f"{label.removesuffix('-sure')} texts surely right {100 * value:.1f}%"
+    what = "" if name.endswith("loops") else " loss of a word" if f"{name}_sure" in validation else " error"
+    return f"{label}{what} {value:.4f}"
+
+
+def following(run: Path) -> str:
+    """The command that shows what a finished run has learned."""
+    from loopwm.text.recording import read_manifest
+    from loopwm.train.journal import read_config
+
+    manifest, quoted = read_manifest(read_config(run / "config.yaml").data), shlex.quote(str(run))
+    if manifest is None:
+        return f"loopwm evaluate {quoted}"
+    from loopwm.text.benchmark.lexicon import WORLDS
+
+    known = manifest.world in WORLDS
+    return f"loopwm evaluate {quoted} --benchmark {manifest.world}" if known else f"loopwm imagine {quoted}"
 
 
 def parse_train(words: list[str]) -> Train:

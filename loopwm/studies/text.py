@@ -163,7 +163,8 @@ def depth_evidence(config: TextStudyConfig, episodes: list[TextEpisode], run: Pa
     weights = file_digest(run / NAME)
     if not path.exists() or json.loads(path.read_text())["weights"] != weights:
         windows = prepare(episodes, windows_of(config, "history", config.looping_per_type))[0]
-        model, asked = of_runs([run])[run.name].model, LoopingConfig(memory=config.window)
+        model = of_runs([run])[run.name].model
+        asked = LoopingConfig(memory=config.window, beam=config.beam, decode=config.decode)
         found: Looping = looping(model, config.world, windows, asked, step=_say("looping"))
         write_json(path, asdict(found) | {"weights": weights})
     return json.loads(path.read_text())
@@ -256,7 +257,8 @@ def figures(
             lead = main[other]["mix"] or main[other]["macro"]
             for part, prefix in (("mean", "lead"), ("low", "lead_low"), ("high", "lead_high")):
                 found[f"{prefix}_{track}{key}"] = round(100 * lead[part], 2)
-    for name, (middle, low, high) in evidence["milliseconds"].items():
+    took = {name: spread for name, spread in evidence["milliseconds"].items() if spread}
+    for name, (middle, low, high) in took.items():
         key = f"window_{name}_ms".replace("_last", "")
         found |= {key: round(middle, 1), f"{key}_low": round(low, 1), f"{key}_high": round(high, 1)}
     for loops, em in evidence["depth"].items():

@@ -91,14 +91,14 @@ def collect_text(
     if not config.actors:
         raise UserError("Nobody plays: name at least one of the world's actors.")
     with contextlib.closing(make()) as world:
-        name, games = world.name, world.games()
+        name, games, patience = world.name, world.games(), world.patience
         versions = {package: _version(package) for package in world.packages}
     jobs = plan(games, config)
     if not jobs:
         raise UserError(f"{name} has no game of what is asked for; nothing was recorded.")
     journal = Journal(journal_of(out), _identity(command, versions, jobs))
     with contextlib.closing(journal):
-        left_out = _play_all(Crew(make, config.workers), jobs, journal, advance)
+        left_out = _play_all(Crew(make, config.workers, patience), jobs, journal, advance)
         if not len(journal):
             raise LoopwmError(f"None of the {len(jobs)} episodes could be recorded: {left_out[-1].reason}")
         episodes = list(journal.episodes())

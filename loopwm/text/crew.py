@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import signal
 import sys
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
@@ -52,6 +53,7 @@ class _Player:
     pipe: Connection
     job: Job | None = None
     tries: int = 0
+    since: float = 0.0
 
 
 class Crew:
@@ -59,10 +61,11 @@ class Crew:
 
     Args:
         make: makes a world; has to be picklable, as it is called in the processes, which are spawned.
+        patience: seconds after which an episode that is not finished is given up, with the process that plays it.
     """
 
-    def __init__(self, make: MakeWorld, workers: int) -> None:
-        self._make, self._workers = make, workers
+    def __init__(self, make: MakeWorld, workers: int, patience: float) -> None:
+        self._make, self._workers, self._patience = make, workers, patience
         # Not forked: a forked copy of a process that runs threads may deadlock.
         self._context = multiprocessing.get_context("spawn")
 
@@ -70,7 +73,7 @@ class Crew:
         """Every job, as it gets done. One that fails is tried once more, in a new world.
 
         Raises:
-            UserError: the worlds cannot be made.
+            UserError: the worlds cannot be made, or lack what they need to be played.
             KeyboardInterrupt: Ctrl-C or SIGTERM came.
         """
         waiting = jobs[::-1]
@@ -87,7 +90,8 @@ class Crew:
                     if stopped.is_set():
                         raise KeyboardInterrupt
                     for player in busy:
-                        if player.pipe in ready and (done := self._answer(player)) is not None:
+                        done = self._answer(player) if player.pipe in ready else self._overdue(player)
+                        if done is not None:
                             # Before the answer is dealt with: writing takes time, in which the next can be played.
                             player.job, player.tries = None, 0
                             if waiting:
@@ -106,13 +110,26 @@ class Crew:
         except (EOFError, OSError):
             player.process.join()
             said = LoopwmError(f"The process playing it died (exit code {player.process.exitcode}).")
-            _end(player)
-            fresh = self._start()
-            player.process, player.pipe = fresh.process, fresh.pipe
+            self._replace(player)
         if isinstance(said, TextEpisode):
             return job, said
         if isinstance(said, _Refused):
             raise UserError(str(said))
+        return self._failed(player, job, said)
+
+    def _overdue(self, player: _Player) -> LeftOut | None:
+        """What becomes of an episode that takes too long; None as long as it does not."""
+        if player.job is None or time.monotonic() - player.since < self._patience:
+            return None
+        self._replace(player)
+        return self._failed(player, player.job, LoopwmError(f"It took longer than {self._patience:g} seconds."))
+
+    def _replace(self, player: _Player) -> None:
+        _end(player)
+        fresh = self._start()
+        player.process, player.pipe = fresh.process, fresh.pipe
+
+    def _failed(self, player: _Player, job: Job, said: Exception) -> LeftOut | None:
         if player.tries:
             return LeftOut(job, str(said))
         player.tries += 1
@@ -133,7 +150,7 @@ class Crew:
 
 
 def _hand_over(player: _Player, job: Job) -> None:
-    player.job = job
+    player.job, player.since = job, time.monotonic()
     # One that has died already is noticed when its answer is read.
     with contextlib.suppress(OSError):
         player.pipe.send(job)
@@ -175,6 +192,11 @@ def _attempt(make: MakeWorld, world: TextWorld | None, job: Job) -> tuple[TextWo
             return None, _Refused(str(error))
     try:
         return world, world.play(job.game, job.actor, job.seed)
+    # Not about this game: what is missing is missing for all of them.
+    except UserError as error:
+        with contextlib.suppress(Exception):
+            world.close()
+        return None, _Refused(str(error))
     # A simulator fails in any way it likes; what it says belongs into the sentence about the episode.
     except Exception as error:
         with contextlib.suppress(Exception):

@@ -104,6 +104,7 @@ class Journal:
         try:
             self._file.write(line)
             self._file.flush()
+            os.fsync(self._file.fileno())
         except OSError as error:
             raise LoopwmError(
                 f"Could not write {self.path}: {error.strerror}; free some space, then the same command goes on."

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loopwm.errors import UserError
+from loopwm.errors import LoopwmError, UserError
 from loopwm.text.recording import read_recording
 from loopwm.text.simulator import Answer, Scene, TextSimulator
 from loopwm.train.journal import read_config
@@ -72,7 +72,8 @@ class Player:
         against: say what was recorded, while recorded actions are taken, or what `real` answers, and go on from that
             instead of what was imagined.
         initial: show the complete initial state.
-        real: all actions so far -> what the real world answers to the last of them; None where there is none.
+        real: all actions so far -> what the real world answers to the last of them; None where there is none. Once it
+            fails it is not asked again.
     """
 
     def __init__(
@@ -116,15 +117,24 @@ class Player:
         self.taken.append(action)
         recorded = action == following
         if self.against:
-            whose, true = "recorded", self.game.observations[step] if recorded else None
-            if true is None and self.real is not None:
-                whose, true = "real", self.real(self.taken)
+            whose, true = ("recorded", self.game.observations[step]) if recorded else ("real", self._asked(said))
             if true is not None:
                 same = " ".join(true.split()) == answer.observation
                 said += [f"  [as {whose}]" if same else f"  [{whose}: {' '.join(true.split())}]"]
                 scene = scene.saw(true)
         self.moments.append((scene, recorded))
         return "\n".join(said)
+
+    def _asked(self, said: list[str]) -> str | None:
+        """What the real world answers; that it cannot be asked is added to what is said."""
+        if self.real is None:
+            return None
+        try:
+            return self.real(self.taken)
+        except LoopwmError as error:
+            self.real = None
+            said.append(f"  [the real world is not asked any more: {error}]")
+            return None
 
 
 def margin(answer: Answer) -> str:

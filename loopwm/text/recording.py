@@ -258,11 +258,6 @@ def parquet() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    """The module `pyarrow.parquet`.
-
-    Raises:
-        UserError: it is not installed.
-    """
     try:
         import pyarrow.parquet as pq
     except ImportError:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loopwm.errors import UserError
 
@@ -55,10 +55,13 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Iterable[str], most: int = 4000) -> Vocabulary:
-        """Every word of `texts`, or the `most` frequent ones, and letters for all others."""
-        from tokenizers import Tokenizer, models
+        """Every word of `texts`, or the `most` frequent ones, and letters for all others.
 
-        splitter = _splitting(Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN)))
+        Raises:
+            UserError: the package tokenizers is not installed.
+        """
+        library = _tokenizers()
+        splitter = _splitting(library.Tokenizer(library.models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN)))
         counts: Counter[str] = Counter()
         for text in sorted(set(texts)):
             pieces = splitter.pre_tokenizer.pre_tokenize_str(_marked(plain(text)))
@@ -73,12 +76,11 @@ class Vocabulary:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        from tokenizers import Tokenizer, models
-
-        model = models.WordPiece(
+        library = _tokenizers()
+        model = library.models.WordPiece(
             self._index, unk_token=UNKNOWN, continuing_subword_prefix=INSIDE, max_input_chars_per_word=200
         )
-        return _splitting(Tokenizer(model))
+        return _splitting(library.Tokenizer(model))
 
     @cached_property
     def _unknown(self) -> re.Pattern[str]:
@@ -136,7 +138,17 @@ def _character(found: re.Match[str]) -> str:
 
 def _splitting(tokenizer: Tokenizer) -> Tokenizer:
     """With what comes before looking words up: pieces are cut before the mark that stands for a space."""
-    from tokenizers import Regex, pre_tokenizers
-
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), "isolated")
+    library = _tokenizers()
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(_PIECES), "isolated")
     return tokenizer
+
+
+def _tokenizers() -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError(
+            "Words are told apart by the package tokenizers, which is not installed; get it with "
+            'pip install "loopwm[text]".'
+        ) from None
+    return tokenizers

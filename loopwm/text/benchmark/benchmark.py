@@ -147,17 +147,13 @@ def prepare(episodes: Sequence[TextEpisode], config: BenchmarkConfig) -> tuple[l
     """The windows asked about, and the training episodes of the same actors.
 
     Raises:
-        UserError: there are no such windows, no training episodes, or both share games.
+        UserError: there are no such windows, or they share games with training episodes, whoever acted in these.
     """
     chosen = config.windows
     windows = sample_windows(episodes, chosen)
-    training = [
-        episode
-        for episode in episodes
-        if episode.split == "train" and (not chosen.actors or episode.actor in chosen.actors)
-    ]
+    training = [episode for episode in episodes if episode.split == "train"]
     refuse_overlap(windows, training)
-    return windows, training
+    return windows, [one for one in training if not chosen.actors or one.actor in chosen.actors]
 
 
 def run_benchmark(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 
 from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Interval
@@ -42,6 +43,10 @@ class LoopingConfig:
     """Windows that are answered one by one, for the median time."""
     memory: int | None = None
     """As of `SimulatorConfig`."""
+    beam: int = 1
+    """With which the benchmark is answered. All else is measured greedily, and the time of such answers beside it."""
+    decode: bool = False
+    """As `beam`."""
 
     def __post_init__(self) -> None:
         if not self.thresholds or list(self.thresholds) != sorted(self.thresholds):
@@ -77,12 +82,14 @@ class Milliseconds:
         last: from all its words to the text after the last action; the steps before it are not decoded.
         live: the same from a world that has been read already, as that of an agent has.
         all: from all its words to the K texts. words: the same when every text is read before the next action.
+        answered: the same as the benchmark is answered: with its beam, and all loops; None in results that are older.
     """
 
     last: Spread
     live: Spread
     all: Spread
     words: Spread
+    answered: Spread | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,7 @@ def looping(
         latent=asked.headline(latent),
         words=asked.headline(words),
         difference=asked.headline(latent - words),
-        milliseconds=_timed(model, replace(whole, exit=ExitConfig(config.rule, chosen)), windows, config.timed),
+        milliseconds=_timed(model, ExitConfig(config.rule, chosen), windows, config),
     )
 
 
@@ -217,19 +224,30 @@ def _with_loops(asked: _Asked, simulator: TextSimulator) -> tuple[np.ndarray, np
     return score("early", Counting(), asked.windows, asked.scorer).metric("em"), loops
 
 
-def _timed(model: WorldModel, early: SimulatorConfig, windows: Sequence[Window], count: int) -> Milliseconds:
-    """In turns, so that whatever else the machine does meets all of them."""
-    latent, fed = (TextSimulator(model, replace(early, decode=decode)) for decode in (False, True))
-    spent = []
-    for window in [windows[i % len(windows)] for i in np.linspace(0, len(windows) - 1, count + 5, dtype=int)]:
-        read = latent.read([window])
-        ways: list[Callable[[], object]] = [
-            partial(latent.foresee, [window], last=True),
-            partial(latent.going_on, read, [window.actions], last=True),
-            partial(latent.foresee, [window]),
-            partial(fed.foresee, [window]),
-        ]
-        spent.append([_took(way) for way in ways])
+def _timed(model: WorldModel, early: ExitConfig, windows: Sequence[Window], config: LoopingConfig) -> Milliseconds:
+    """In turns, so that whatever else the machine does meets all of them; on one core."""
+    whole = SimulatorConfig(memory=config.memory)
+    latent, fed, asked = (
+        TextSimulator(model, replace(whole, **how))
+        for how in ({"exit": early}, {"exit": early, "decode": True}, {"beam": config.beam, "decode": config.decode})
+    )
+    spent, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for window in [
+            windows[i % len(windows)] for i in np.linspace(0, len(windows) - 1, config.timed + 5, dtype=int)
+        ]:
+            read = latent.read([window])
+            ways: list[Callable[[], object]] = [
+                partial(latent.foresee, [window], last=True),
+                partial(latent.going_on, read, [window.actions], last=True),
+                partial(latent.foresee, [window]),
+                partial(fed.foresee, [window]),
+                partial(asked.foresee, [window]),
+            ]
+            spent.append([_took(way) for way in ways])
+    finally:
+        torch.set_num_threads(threads)
     # The leading ones warm up.
     low, middle, high = np.percentile(spent[5:], (25, 50, 75), axis=0).tolist()
     return Milliseconds(*zip(middle, low, high, strict=True))
@@ -269,6 +287,7 @@ def lines(found: Looping) -> list[str]:
         f"one window at batch 1, its last text: {_time(took.last)}; where all before was read already: "
         f"{_time(took.live)}",
         f"one window at batch 1, every text: {_time(took.all)}; each read before the next: {_time(took.words)}",
+        *([f"one window at batch 1, as the benchmark is answered: {_time(took.answered)}"] if took.answered else []),
     ]
 
 

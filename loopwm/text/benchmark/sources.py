@@ -13,8 +13,12 @@ def read_world(paths: Sequence[Path]) -> tuple[str, dict[str, str], list[TextEpi
     """The world, the digest of each file by its name, and all episodes in the order of the files.
 
     Raises:
-        UserError: a file cannot be read, or the files are of different worlds.
+        UserError: a file cannot be read, the files are of different worlds, or two have one name.
     """
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"Two of the recordings are called {twice}; rename one, so that results can tell them apart.")
     worlds: dict[str, Path] = {}
     digests: dict[str, str] = {}
     episodes: list[TextEpisode] = []

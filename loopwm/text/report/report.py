@@ -194,10 +194,12 @@ def _time(spread: Spread) -> str:
 
 def _looping(name: str, found: Looping) -> LoopingPart:
     took = found.milliseconds
+    answered = f", {_time(took.answered)} as the benchmark is answered" if took.answered else ""
     return LoopingPart(
         chosen=f"{found.chosen:g}",
         time=f"{_time(took.last)} to its last text, {_time(took.live)} where all before it was read already, "
-        f"{_time(took.all)} to all of its texts, {_time(took.words)} when each is read before the next action",
+        f"{_time(took.all)} to all of its texts, {_time(took.words)} when each is read before the next action"
+        f"{answered}",
         figures=figures.looping_figures(name, found),
         tables=[
             (f"EM at the last step with T loops, and with the exit {found.rule}, n = {found.windows:,} windows.",

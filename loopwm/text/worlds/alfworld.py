@@ -59,6 +59,7 @@ class AlfWorldConfig:
         noise: how often the actor `noisy` takes a random action, in [0, 1).
         limit: actions after which an episode that does not end is cut.
         initial: record the complete initial state of every game.
+        patience: seconds after which a game that is not finished is given up.
     """
 
     games: Path | None = None
@@ -71,6 +72,7 @@ class AlfWorldConfig:
     noise: float = 0.25
     limit: int = 100
     initial: bool = True
+    patience: float = 600.0
 
     def __post_init__(self) -> None:
         check_sample(self)
@@ -90,6 +92,7 @@ class AlfWorld:
 
     def __init__(self, config: AlfWorldConfig | None = None) -> None:
         self.config = config or AlfWorldConfig()
+        self.patience = self.config.patience
         self._found: AlfredGames | None = None
         self._engine: AlfredEngine | None = None
 

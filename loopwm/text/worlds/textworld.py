@@ -56,6 +56,7 @@ class MadeGamesConfig:
         noise: how often the actor `noisy` takes a random action, in [0, 1).
         limit: actions after which an episode that does not end is cut.
         initial: record where everything is at the start of every game.
+        patience: seconds after which a game that is not made and played is given up.
     """
 
     kind: str = "cooking"
@@ -66,6 +67,7 @@ class MadeGamesConfig:
     noise: float = 0.25
     limit: int = 100
     initial: bool = True
+    patience: float = 600.0
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -92,6 +94,7 @@ class MadeGames:
 
     def __init__(self, config: MadeGamesConfig | None = None) -> None:
         self.config = config or MadeGamesConfig()
+        self.patience = self.config.patience
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._made: tuple[str, Path] | None = None
 

@@ -15,10 +15,12 @@ class TextWorld(Protocol):
     Attributes:
         name: `scienceworld`, `alfworld` or `textworld`.
         packages: distributions whose versions shape the words.
+        patience: seconds that an episode may take; who takes longer hangs, and is ended from outside.
     """
 
     name: str
     packages: tuple[str, ...]
+    patience: float
 
     def games(self) -> list[str]:
         """Names of all games that the configuration asks for, in a fixed order, such as `train/boil/12`.
@@ -35,6 +37,7 @@ class TextWorld(Protocol):
             game: one of `games()`. actor: `gold`, `noisy`, ... as the world knows them.
 
         Raises:
+            UserError: no game can be played so, as something is missing.
             LoopwmError: the game could not be played, in a sentence.
         """
         ...
@@ -56,13 +59,13 @@ class TextWorld(Protocol):
 
 
 def check_sample(config: Any) -> None:
-    """Refuse counts of games, and shares of random actions, that no recording can have.
+    """Refuse counts of games, shares of random actions and a patience that no recording can have.
 
     Args:
-        config: of any text world; has `train`, `validation`, `test` and `noise`.
+        config: of any text world; has `train`, `validation`, `test`, `noise` and `patience`.
 
     Raises:
-        UserError: a count is negative or all are 0, or `noise` is not in [0, 1).
+        UserError: a count is negative or all are 0, `noise` is not in [0, 1), or `patience` not positive.
     """
     for split in SPLITS:
         if getattr(config, split) < 0:
@@ -71,3 +74,5 @@ def check_sample(config: Any) -> None:
         raise UserError("There is nothing to record: train, validation and test are all 0.")
     if not 0 <= config.noise < 1:
         raise UserError(f"noise must be in [0, 1), got {config.noise}: at times the way to the goal has to be taken.")
+    if not config.patience > 0:
+        raise UserError(f"patience must be positive, got {config.patience}.")
