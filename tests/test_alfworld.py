@@ -322,6 +322,11 @@ def test_planner_and_noise_are_played_in_the_real_engine(some_games: Path) -> No
     assert plan.terminated and plan.scores[-1] == 1 and sum(plan.scores) == 1 and plan.seed == -1
     assert NOTHING_HAPPENS not in plan.observations and plan.length <= 30
     assert world.replay(plan.game, [*plan.actions[:2], "dance"]) == [*plan.observations[1:3], NOTHING_HAPPENS]
+    # Looking is recorded, and not done: the answers are those that whoever looks would get.
+    for step in (0, 2, plan.length):
+        looked = world.replay(plan.game, [*plan.actions[:step], "look", "inventory"])
+        assert [plan.looks[step], plan.inventories[step]] == looked[-2:]
+    assert len(set(plan.inventories)) > 1
     with pytest.raises(LoopwmError, match="There is no game nowhere"):
         world.replay("nowhere", [])
     noisy = world.play(name, "noisy", 1)

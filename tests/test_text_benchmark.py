@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from loopwm.text.benchmark.aggregate import REPORT_MIX, Aggregator
 from loopwm.text.benchmark.benchmark import BenchmarkConfig, BenchmarkResult, prepare, run_benchmark
 from loopwm.text.benchmark.errors import ANSWERS, MISSES, answered, misses
 from loopwm.text.benchmark.predictor import windows_digest
+from loopwm.text.benchmark.replaying import replay_noise
 from loopwm.text.benchmark.sources import read_world
 from loopwm.text.benchmark.tables import INDICATIVE, reported, tables
 from loopwm.text.benchmark.windows import WindowConfig, sample_windows
@@ -305,13 +306,21 @@ def recording(tmp_path_factory: pytest.TempPathFactory, visits: list[TextEpisode
 def test_the_command_prints_tables_and_writes_every_number(recording: Path, tmp_path: Path, capsys):
     out = tmp_path / "rules.json"
     words = ["benchmark", "rules", "--data", str(recording), "--resamples", "50", "--per-type", "20"]
-    assert main([*words, "--out", str(out), "--replay", str(recording)]) == 0
+    episodes = read_world([recording])[2]
+    noise = replay_noise(episodes, dict(enumerate(episodes)), {}, resamples=20)
+    told = tmp_path / "noise.json"
+    told.write_text(json.dumps({"noise": asdict(noise), "recordings": read_world([recording])[1]}))
+    assert main([*words, "--out", str(out), "--replay", str(told)]) == 0
     printed = capsys.readouterr()
     assert INDICATIVE in printed.out
     assert "measuring: history" in printed.err
     written = json.loads(out.read_text())
     assert written["figures"]["windows"] == 40
-    assert written["replay"]["by_type"] == {"clean": 0.0, "pick": 0.0}
+    assert {name: one["mean"] for name, one in written["replay"]["differs"]["by_type"].items()} == {
+        "clean": 0,
+        "pick": 0,
+    }
+    assert "replay noise of all steps" in printed.out
     assert set(written["recordings"]) == {"alfworld.parquet"}
     assert main([*words, "--out", str(out)]) == 2
     assert "already exists" in capsys.readouterr().err

@@ -1,14 +1,11 @@
-"""What cannot be known from what a track shows, and what a replay would differ in."""
+"""What cannot be known from what a track shows."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 from visits import CLOSED, KITCHEN, OPENED, SHELF, visit, window
 
-from loopwm.errors import UserError
-from loopwm.text.benchmark.ceiling import COLUMNS, cause_of, replay_noise, unknowable
+from loopwm.text.benchmark.ceiling import COLUMNS, cause_of, unknowable
 from loopwm.text.benchmark.lexicon import load_lexicon
 from loopwm.text.benchmark.windows import Window, WindowConfig, sample_windows
 
@@ -79,16 +76,3 @@ def test_what_is_usual_is_no_ceiling_and_what_is_new_is():
     assert (columns["first look"], columns["unusual"], columns["novel"]) == (1.0, 0.0, 0.0)
     columns = dict(zip(COLUMNS, unknowable(other, training, names)[0, 4], strict=True))
     assert (columns["first look"], columns["unusual first look"], columns["unusual"], columns["novel"]) == (1, 1, 1, 1)
-
-
-def test_replay_noise_is_the_share_of_steps_that_differ():
-    first = visit(0, "validation")
-    changed = list(first.observations)
-    changed[5] = "On the shelf 1, you see a pen 1, and a cd 1."
-    changed[2] = "Nothing happens."
-    noise = replay_noise([first, visit(1, "validation")], [replace(first, observations=tuple(changed))])
-    assert noise.by_type == {"pick": pytest.approx(2 / 8)}
-    assert noise.by_type_unordered == {"pick": pytest.approx(1 / 8)}
-    assert noise.steps == {"pick": 8}
-    with pytest.raises(UserError, match="no replay to compare"):
-        replay_noise([first], [visit(1, "validation")])

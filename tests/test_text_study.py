@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
 pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm[text]"')
 
-from toy_text import tiny
+from toy_text import play, tiny
 
 from loopwm.errors import LoopwmError, UserError
 from loopwm.files import file_digest
@@ -21,6 +21,7 @@ from loopwm.presets import PRESETS
 from loopwm.studies import text as study
 from loopwm.studies import text_page
 from loopwm.studies.config import TextStudyConfig
+from loopwm.text.benchmark.replaying import replay_noise
 from loopwm.text.benchmark.windows import TRACKS
 from loopwm.train.checkpoint import NAME
 from loopwm.train.config import TrainConfig
@@ -82,8 +83,16 @@ def test_a_study_measures_every_system_on_every_track(small: TextStudyConfig, mo
         other = found | {"figures": figures | {"low_history": low, "em_history": em, "high_history": high}}
         goal = next(line for line in text_page.goals(other) if line.startswith("| EM, history |"))
         assert goal.startswith(f"| EM, history | 78 | {em:.1f} [{low:.1f}, {high:.1f}] | {verdict}")
-    slow = text_page.goals(found | {"figures": figures | {"window_ms": 51.0, "window_live_ms": 49.0}})[-2:]
-    assert [line.split(" | ")[-1] for line in slow] == ["missed |", "reached |"]
+    took = {"window_ms": 51.0, "window_live_ms": 49.0, "window_answered_ms": 300.0}
+    slow = text_page.goals(found | {"figures": figures | took})[-3:]
+    assert [line.split(" | ")[-1] for line in slow] == ["missed |", "reached |", "missed |"]
+    assert "with a beam of 2, every text read again and all loops: " in said
+    # How far the world repeats itself stands beside what is hit.
+    recorded = play(0, "test")
+    again = {0: replace(recorded, observations=(*recorded.observations[:-1], "It is dark."))}
+    replay = {"noise": asdict(replay_noise([recorded], again, {}, resamples=20)), "command": "loopwm benchmark replay"}
+    share = f"{100 / recorded.length:.1f}"
+    assert f"answers {share} [{share}, {share}] percent of the steps" in text_page.page([found | {"replay": replay}])
     # A decoder that reads the latent alone is a study of its own, told apart.
     alone = replace(small, head="bottleneck")
     assert study.settings_of(alone).model.text.head == "bottleneck" and "--head bottleneck" in alone.command

@@ -92,9 +92,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(
-        UserError, match=r'tokenizers, which is not installed; get it with pip install "loopwm\[text\]"'
-    ):
+    with pytest.raises(UserError, match=r'tokenizers, which is not .* with pip install "loopwm\[text\]"'):
         Vocabulary.of(["a text"])
     small = Path(__file__).parents[1] / "weights" / "scienceworld-small"
     assert main(["imagine", str(small), "--observation", "You are in the hall."]) == 2

@@ -17,7 +17,8 @@ from loopwm.text.benchmark.windows import WindowConfig
 class Benchmark:
     """Measure the rules that a model of a text world has to beat, and what cannot be known.
 
-    On windows of held-out episodes of a recording; see docs/text-benchmark.md."""
+    On windows of held-out episodes of a recording; see docs/text-benchmark.md. How often the world itself answers
+    otherwise is measured by loopwm benchmark replay, which has options of its own."""
 
     what: Annotated[Positional[Literal["rules"]], arg(metavar="rules")]
     """The systems measured."""
@@ -29,29 +30,32 @@ class Benchmark:
     hold_out: float = 0.0
     """Share of the training games to hold out as validation; for recordings without validation episodes."""
     replay: Annotated[Path | None, arg(metavar="FILE")] = None
-    """The same games and actions recorded again, to measure how often the world answers otherwise."""
+    """What `loopwm benchmark replay` wrote of one of the recordings: how often the world itself answers otherwise."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """Where to write every number, as JSON."""
 
 
 def main(words: list[str]) -> None:
     """Parse, measure, print."""
+    if words[:1] == ["replay"]:
+        from loopwm.commands import benchmark_replay
+
+        return benchmark_replay.main(words[1:])
     arguments = parse(Benchmark, words, "benchmark")
     from rich.console import Console
 
     from loopwm.files import refuse_existing, write_json
     from loopwm.text.benchmark.benchmark import run_benchmark
-    from loopwm.text.benchmark.ceiling import replay_noise
+    from loopwm.text.benchmark.replaying import read_noise
     from loopwm.text.benchmark.sources import read_world
     from loopwm.text.benchmark.tables import reported_json, tables
     from loopwm.text.benchmark.windows import hold_out
-    from loopwm.text.recording import read_recording
 
     config = BenchmarkConfig(windows=arguments.windows, resamples=arguments.resamples, seed=arguments.windows.seed)
     if arguments.out is not None:
         refuse_existing(arguments.out, "choose another file or remove it")
     world, digests, episodes = read_world(arguments.data)
-    noise = replay_noise(episodes, read_recording(arguments.replay)[1]) if arguments.replay is not None else None
+    noise = read_noise(arguments.replay, digests) if arguments.replay is not None else None
     if arguments.hold_out:
         episodes = hold_out(episodes, arguments.hold_out)
     told = Console(stderr=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from loopwm.commands.arguments import parse
-from loopwm.errors import LoopwmError, UserError
+from loopwm.errors import LoopwmError
 from loopwm.text.config import SimulatorConfig
 
 if TYPE_CHECKING:
@@ -71,15 +71,13 @@ def real_world(game: Beginning, games: Path | None, stack: contextlib.ExitStack,
     Raises:
         UserError: `games` are given, and the world has none to be found.
     """
-    from loopwm.text.worlds.registry import TEXT_WORLDS
+    from loopwm.text.worlds.registry import TEXT_WORLDS, where
 
     if game.world not in TEXT_WORLDS:
         return None
-    entry = TEXT_WORLDS[game.world]
-    if games is not None and game.world != "alfworld":
-        raise UserError(f"The games of {game.world} are not files; leave --games out.")
+    config = where(game.world, games)
     try:
-        world = entry.make(entry.config() if games is None else entry.config(games=games))
+        world = TEXT_WORLDS[game.world].make(config)
         stack.callback(world.close)
         # Asked for nothing, to find out now whether it can be played.
         world.replay(game.name, ())

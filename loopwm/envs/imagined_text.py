@@ -133,8 +133,10 @@ class TextWorldModelEnv(gymnasium.Env[str, str]):
         if unknown:
             raise UserError(f"reset knows the options game, or observation, description and initial, not {unknown[0]}.")
         if "observation" in options:
-            given = (str(options.get(name, "")) for name in ("observation", "description", "initial"))
-            return Beginning(*given)
+            observation, description, initial = (
+                str(options.get(name, "")) for name in ("observation", "description", "initial")
+            )
+            return Beginning(observation, description, initial)
         if not self.starts:
             raise UserError('There is no recording to begin from; reset with options={"observation": "..."}.')
         start = self.starts[int(self.np_random.integers(len(self.starts)))]

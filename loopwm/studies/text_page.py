@@ -37,12 +37,17 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
     """The content of each.
 
     Raises:
-        UserError: a file is not there.
+        UserError: a file is not there. Beside a result, NAME-replay.json tells how far its world repeats itself.
     """
     for path in paths:
         if not path.is_file():
             raise UserError(f"There is no result at {path}; make it with: loopwm study text {path.stem} --out {path}")
-    return [json.loads(path.read_text()) for path in paths]
+    found = [json.loads(path.read_text()) for path in paths]
+    for path, result in zip(paths, found, strict=True):
+        replay = path.with_name(f"{path.stem}-replay.json")
+        if replay.is_file():
+            result["replay"] = json.loads(replay.read_text())
+    return found
 
 
 def page(results: Sequence[Result]) -> str:
@@ -94,7 +99,22 @@ def hits(result: Result) -> list[str]:
     if overall:
         told = ", ".join(f"{row['system']} {row['em']:.1f}" for row in overall)
         lines += ["", f"Reported elsewhere for five steps ({result['reported']['note']}): {told}."]
-    return lines
+    return [*lines, *noise(result)]
+
+
+def noise(result: Result) -> list[str]:
+    """How often the world itself answers otherwise, where that was measured."""
+    if "replay" not in result:
+        return []
+    found = result["replay"]["noise"]
+    worst = max(found["differs"]["by_type"].items(), key=lambda one: one[1]["mean"])
+    return [
+        "",
+        f"Replayed, the world itself answers {percent(headline(found['differs']))} percent of the steps otherwise, "
+        f"{percent(headline(found['unordered']))} with lists sorted, most in {worst[0]}, {percent(worst[1])} "
+        f"({headline(found['differs'])['n']:,} steps of {sum(found['games'].values())} episodes, weighed alike; "
+        f"`{result['replay']['command']}`).",
+    ]
 
 
 def goals(result: Result) -> list[str]:

@@ -16,11 +16,12 @@ import numpy as np
 from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Interval
 from loopwm.text.benchmark.aggregate import REPORT_MIX, Aggregate, Aggregator, Floats
-from loopwm.text.benchmark.ceiling import COLUMNS, ReplayNoise, unknowable
+from loopwm.text.benchmark.ceiling import COLUMNS, unknowable
 from loopwm.text.benchmark.errors import MISSES, answered, misses
 from loopwm.text.benchmark.lexicon import load_lexicon
 from loopwm.text.benchmark.metrics import METRICS, Scorer
 from loopwm.text.benchmark.predictor import Predictor, Scored, score, windows_digest
+from loopwm.text.benchmark.replaying import ReplayNoise
 from loopwm.text.benchmark.rules import SYSTEMS, Rules, RulesConfig
 from loopwm.text.benchmark.windows import (
     Window,

@@ -23,18 +23,15 @@ offers. Replay noise, the share of steps that differ when the same actions are r
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from loopwm.errors import UserError
 from loopwm.text.benchmark.candidates import habit, situations, template
 from loopwm.text.benchmark.habits import Habits
 from loopwm.text.benchmark.lexicon import Lexicon
-from loopwm.text.benchmark.listings import normalised, unordered
+from loopwm.text.benchmark.listings import normalised
 from loopwm.text.benchmark.patterns import place_shown, read_action
 from loopwm.text.benchmark.windows import Window
 from loopwm.text.recording import TextEpisode
@@ -53,21 +50,6 @@ _READING = re.compile(r"\d(?=% down| degrees| ticks)")
 _RECEPTACLE = re.compile(r"(?:On|In) the ([a-z]+ \d+), you see|The ([a-z]+ \d+) is (?:open|closed)")
 _LISTS = re.compile(r"\(containing (?!nothing)| is: (?!nothing)|you see:? an? |^Ambiguous request")
 _STATES = frozenset(("solid", "liquid", "gas", "gaseous"))
-
-
-@dataclass(frozen=True)
-class ReplayNoise:
-    """How often replaying the same actions gives another observation.
-
-    Attributes:
-        by_type: task type -> share of differing steps.
-        by_type_unordered: the same, lists sorted.
-        steps: task type -> steps compared.
-    """
-
-    by_type: dict[str, float]
-    by_type_unordered: dict[str, float]
-    steps: dict[str, int]
 
 
 def unknowable(windows: Sequence[Window], training: Iterable[TextEpisode], lexicon: Lexicon) -> npt.NDArray[np.float64]:
@@ -118,37 +100,6 @@ def _names(text: str, lexicon: Lexicon) -> set[str]:
 def is_reading(text: str) -> bool:
     """Whether a text reads a temperature, a position or a time."""
     return _READING.search(text) is not None
-
-
-def replay_noise(recorded: Iterable[TextEpisode], replayed: Iterable[TextEpisode]) -> ReplayNoise:
-    """Compare episodes with others of the same games and actions.
-
-    Raises:
-        UserError: no two episodes have the same game and actions.
-    """
-    again = {(episode.game, episode.actions): episode for episode in replayed}
-    steps: Counter[str] = Counter()
-    differ: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for episode in recorded:
-        other = again.get((episode.game, episode.actions))
-        if other is None:
-            continue
-        steps[episode.task_type] += episode.length
-        for first, second in zip(episode.observations[1:], other.observations[1:], strict=True):
-            if normalised(first) != normalised(second):
-                found = differ[episode.task_type]
-                found[0] += 1
-                found[1] += unordered(first) != unordered(second)
-    if not steps:
-        raise UserError(
-            "No episode of one recording has the game and the actions of an episode of the other, so there is no "
-            "replay to compare; replay the recorded actions."
-        )
-    return ReplayNoise(
-        {name: differ[name][0] / n for name, n in steps.items()},
-        {name: differ[name][1] / n for name, n in steps.items()},
-        dict(steps),
-    )
 
 
 def _causes(window: Window, habits: Habits, lexicon: Lexicon) -> Iterable[tuple[str, str, tuple[str, ...]]]:

@@ -140,9 +140,8 @@ def _ceiling(result: BenchmarkResult) -> Table:
     unusual, novel = (headline_of(result.ceiling[name]) for name in ("unusual", "novel"))
     table.add_row("ceiling: 100 less these", "", _percent(complement(unusual)), _percent(complement(novel)))
     if result.replay is not None:
-        noise = result.replay
-        share = sum(noise.by_type[name] * noise.steps[name] for name in noise.steps) / sum(noise.steps.values())
-        table.add_row("replay noise, beside that", f"{100 * share:.1f}", "", "")
+        noise = _percent(headline_of(result.replay.differs))
+        table.add_row("replay noise of all steps, beside that", noise, "", "")
     return table
 
 

@@ -85,6 +85,15 @@ class AlfredEngine:
             return NOTHING_HAPPENS
         self._state.apply(action)
         self._actions = {}
+        return self._feedback(action)
+
+    def aside(self, command: str) -> str:
+        """What looking would answer, `look` or `inventory`, without doing it; nothing where there is no way to look."""
+        self.admissible()
+        action = self._actions.get(command)
+        return "" if action is None else self._feedback(action)
+
+    def _feedback(self, action: Any) -> str:
         return _ARRIVAL.sub("", self._say(action.feedback_rule, action.mapping))
 
     def plan(self) -> list[str]:

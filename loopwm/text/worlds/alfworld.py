@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -131,16 +131,18 @@ class AlfWorld:
             raise LoopwmError(f"There is no game {game}.")
         stored = actor == "expert"
         found = self._games.game(name, playable=not stored)
-        observations, actions, scores = _stored(found, split) if stored else self._played(found, actor, seed)
+        walk = _stored(found, split) if stored else self._played(found, actor, seed)
         try:
             initial = initial_state(read_problem(found.problem)) if self.config.initial else ""
         except (ValueError, KeyError) as error:
             raise LoopwmError(f"The PDDL problem of {name} is not one of ALFWorld's ({error}).") from None
         return TextEpisode(
-            observations=tuple(observations),
-            actions=tuple(actions),
-            scores=tuple(scores),
-            terminated=scores[-1] > 0,
+            observations=tuple(walk.observations),
+            actions=tuple(walk.actions),
+            scores=tuple(walk.scores),
+            looks=tuple(walk.looks),
+            inventories=tuple(walk.inventories),
+            terminated=walk.scores[-1] > 0,
             game=name,
             task_type=task_type(name),
             split=split,
@@ -183,11 +185,12 @@ class AlfWorld:
             return "validation"
         return "test" if config.tested == "training" and is_held_out(name, config.hold_out, seed=1) else "train"
 
-    def _played(self, game: AlfredGame, actor: str, seed: int) -> tuple[list[str], list[str], list[float]]:
+    def _played(self, game: AlfredGame, actor: str, seed: int) -> _Walk:
         if self._engine is None:
             self._engine = AlfredEngine()
-        engine, choice = self._engine, random.Random(seed)
-        observations, actions, scores = [engine.start(game)], [], [0.0]
+        engine, choice, walk = self._engine, random.Random(seed), _Walk()
+        walk.see(engine, engine.start(game))
+        actions = walk.actions
         plan, before = engine.plan(), set[str]()
         if not plan:
             raise LoopwmError(f"The planner finds no way to solve {game.name} in time.")
@@ -201,10 +204,26 @@ class AlfWorld:
                 before.update(possible)
             else:
                 actions.append(plan[0])
-            observations.append(engine.act(actions[-1]))
-            scores.append(float(engine.won))
+            walk.see(engine, engine.act(actions[-1]))
             plan = engine.plan() if stray else plan[1:]
-        return observations, actions, scores
+        return walk
+
+
+@dataclass
+class _Walk:
+    """What was read, done and scored so far, and what looking would have answered."""
+
+    observations: list[str] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    looks: list[str] = field(default_factory=list)
+    inventories: list[str] = field(default_factory=list)
+
+    def see(self, engine: AlfredEngine, answer: str) -> None:
+        self.observations.append(answer)
+        self.scores.append(float(engine.won))
+        self.looks.append(engine.aside("look"))
+        self.inventories.append(engine.aside("inventory"))
 
 
 def task_type(name: str) -> str:
@@ -261,7 +280,7 @@ def _at_random(possible: list[str], not_any_more: list[str], choice: random.Rand
     return any_command(commands, choice)
 
 
-def _stored(game: AlfredGame, split: str) -> tuple[list[str], list[str], list[float]]:
+def _stored(game: AlfredGame, split: str) -> _Walk:
     texts = [text.strip() for text in game.trajectory]
     if not texts:
         raise LoopwmError(
@@ -274,7 +293,7 @@ def _stored(game: AlfredGame, split: str) -> tuple[list[str], list[str], list[fl
         )
     actions = texts[1::2]
     # Each of them ends with the task done, and none is done before.
-    return texts[::2], actions, [0.0] * len(actions) + [1.0]
+    return _Walk(texts[::2], actions, [0.0] * len(actions) + [1.0])
 
 
 def _rank(name: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from loopwm.errors import UserError
@@ -63,6 +64,23 @@ def maker(name: str, config: Any) -> Callable[[], TextWorld]:
     if name not in TEXT_WORLDS:
         raise UserError(f"There is no text world called '{name}'; choose one of: {', '.join(TEXT_WORLDS)}.")
     return partial(TEXT_WORLDS[name].make, config)
+
+
+def where(name: str, games: Path | None) -> Any:
+    """The configuration of a world whose recorded games are played again.
+
+    Args:
+        games: where ALFWorld's are; as usual when None.
+
+    Raises:
+        UserError: games of another world are given.
+    """
+    entry = TEXT_WORLDS[name]
+    if games is None:
+        return entry.config()
+    if name != alfworld.NAME:
+        raise UserError(f"The games of {name} are not files; leave --games out.")
+    return entry.config(games=games)
 
 
 def actors_of(name: str, actors: tuple[str, ...]) -> tuple[str, ...]:
