@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,8 @@ from loopwm.text.corpus import TextCorpus, padded, text_windows
 from loopwm.text.past import standing
 from loopwm.text.recording import TextEpisode, TextManifest
 from loopwm.text.simulator import Scene, TextSimulator
-from loopwm.train.text import unrolled
+from loopwm.train.config import LossConfig
+from loopwm.train.text import TextDecoding, unrolled
 
 
 def test_windows_that_are_told_the_initial_state_know_what_still_stands_of_the_past() -> None:
@@ -168,3 +170,24 @@ def test_what_was_imagined_is_not_read_where_the_truth_is_known() -> None:
 def test_a_memory_of_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="memory must be at least 1 transition, got 0"):
         SimulatorConfig(memory=0)
+
+
+@torch.no_grad()
+def test_deferred_decoding_is_held_to_what_was_seen_on_the_way_and_not_to_the_past() -> None:
+    model, episode = make(guided=True, summary=True), episodes()[8]
+    windows = text_windows(CORPUS, np.array([8]), np.array([6]), 3, np.array([True]))
+    assert windows.past > 0
+    objective = TextDecoding(LossConfig(decoding="deferred"), 1.0)
+    latents = objective.unroll(model, windows, 2, torch.Generator().manual_seed(0))
+    terms = objective.terms(model, windows, latents)
+    # o_{s+1} and o_{s+2} are passed, o_{s+3} is written.
+    seen = padded([[np.asarray(CORPUS.vocabulary.encode([text])[0], np.int32) for text in episode.observations[7:9]]])
+    target = model.encode(seen)
+    assert target.shape == latents[:, :-1].shape
+    found = float(terms.further["consistency"])
+    assert found == pytest.approx(float((model.summary(latents[:, :-1]) - target).square().mean()), rel=1e-5)
+    others = [model.encode(windows.observations[:, k : k + 2]) for k in range(windows.observations.shape[1] - 2)]
+    assert sum(math.isclose(found, float((model.summary(latents[:, :-1]) - one).square().mean())) for one in others) < 2
+    scored = likelihood(model, windows, torch.tensor([[True, False, False]]))[1].per_text()
+    words = len(CORPUS.vocabulary.encode([episode.observations[9]])[0]) + 1
+    assert float(terms.observation) == pytest.approx(-float(scored[0, -1]) / words, rel=1e-3)
