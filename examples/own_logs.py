@@ -18,7 +18,7 @@ from loopwm.evaluate.config import EvaluateConfig
 from loopwm.evaluate.evaluation import Evaluation, evaluate
 from loopwm.presets import preset
 from loopwm.progress import TerminalProgress
-from loopwm.train.trainer import train
+from loopwm.train.runs import train
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def trained(billiards_store: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A finished run of the preset `debug`. Copy it before changing anything."""
     from debug_run import debug
 
-    from loopwm.train.trainer import train
+    from loopwm.train.runs import train
 
     run = tmp_path_factory.mktemp("trained") / "run"
     train(debug(billiards_store), run)
@@ -70,7 +70,7 @@ def toy_run(toy_recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
     from toy_text import tiny
 
-    from loopwm.train.trainer import train
+    from loopwm.train.runs import train
 
     run = tmp_path_factory.mktemp("text-run") / "toy"
     train(tiny(toy_recording, 120, initial=0.25), run)

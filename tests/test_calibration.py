@@ -26,7 +26,7 @@ from loopwm.model.trace import Trace
 from loopwm.presets import preset
 from loopwm.train.checkpoint import NAME, load, read_checkpoint, save_checkpoint
 from loopwm.train.journal import read_config
-from loopwm.train.trainer import resume, train
+from loopwm.train.runs import resume, train
 
 LENIENT = CalibrateConfig(excess=0.5, confidence=0.9, method="normal", horizon=3, candidates=4)
 

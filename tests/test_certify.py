@@ -28,7 +28,7 @@ from loopwm.model.world_model import WorldModel
 from loopwm.presets import PRESETS, RunConfig
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.train.checkpoint import NAME
-from loopwm.train.trainer import train
+from loopwm.train.runs import train
 
 CORES: dict[str, dict] = {
     "zoh": {"retention": "zoh", "abar": 0.607, "normalise_input": True, "start": "zero"},

@@ -28,7 +28,8 @@ from loopwm.train.curriculum import draw_shape, horizon
 from loopwm.train.deferred import DeferredDecoding, budget, drift
 from loopwm.train.journal import read_log
 from loopwm.train.losses import LossTerms, PerStepDecoding
-from loopwm.train.trainer import Trainer, train
+from loopwm.train.runs import train
+from loopwm.train.trainer import Trainer
 
 STD = 0.2
 DRAWS = torch.Generator()

@@ -20,7 +20,7 @@ from loopwm.model.config import ExitConfig, System
 from loopwm.presets import PRESETS
 from loopwm.train.checkpoint import NAME, read_checkpoint, save_checkpoint
 from loopwm.train.hardware import resolve_device
-from loopwm.train.trainer import train
+from loopwm.train.runs import train
 
 SPEED = SpeedConfig(batches=(1, 8), rounds=2, seconds=0.001)
 SMALL = EvaluateConfig(

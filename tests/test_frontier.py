@@ -27,7 +27,7 @@ from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import PRESETS
 from loopwm.train.checkpoint import load
-from loopwm.train.trainer import train
+from loopwm.train.runs import train
 
 MU = 5
 EARLY = ("residual", "acceleration", "output_delta")

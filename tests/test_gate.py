@@ -30,7 +30,8 @@ from loopwm.presets import RunConfig, preset
 from loopwm.train.checkpoint import NAME, load, read_checkpoint, save_checkpoint
 from loopwm.train.config import GateTraining
 from loopwm.train.gate import FLOOR, LOG, Lesson, gain_loss, train_gate, worthwhile
-from loopwm.train.trainer import Interrupted, resume, train
+from loopwm.train.runs import resume, train
+from loopwm.train.trainer import Interrupted
 
 SHORT = GateTraining(updates=4, batch=8, device="cpu")
 

@@ -26,7 +26,8 @@ from loopwm.train.checkpoint import load, read_checkpoint
 from loopwm.train.config import GateTraining, HaltConfig, LossConfig, OptimConfig
 from loopwm.train.gate import train_gate
 from loopwm.train.halting import ENOUGH, act_shares, divergence, geometric_prior, halting_law, halting_loss
-from loopwm.train.trainer import Trainer, train
+from loopwm.train.runs import train
+from loopwm.train.trainer import Trainer
 
 MODES = ("ponder", "act", "eq11")
 

@@ -20,7 +20,7 @@ from loopwm.errors import UserError
 from loopwm.model.config import ExitConfig, LoopConfig
 from loopwm.presets import preset
 from loopwm.train.checkpoint import load
-from loopwm.train.trainer import train
+from loopwm.train.runs import train
 
 
 def trained(store: Path, run: Path) -> Path:

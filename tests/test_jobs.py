@@ -27,7 +27,8 @@ from loopwm.studies.systems import pick_rates, with_system
 from loopwm.train.checkpoint import NAME, read_checkpoint
 from loopwm.train.curriculum import horizon
 from loopwm.train.journal import write_config
-from loopwm.train.trainer import Trainer, finished, train
+from loopwm.train.runs import finished, train
+from loopwm.train.trainer import Trainer
 
 
 def test_a_shorter_run_grows_its_windows_faster(billiards_store: Path) -> None:

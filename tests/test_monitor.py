@@ -35,7 +35,7 @@ from loopwm.monitor.reference import FILE, read_reference
 from loopwm.monitor.section import monitor_section
 from loopwm.presets import RunConfig, preset
 from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint
-from loopwm.train.trainer import resume, train
+from loopwm.train.runs import resume, train
 
 SAMPLE = ProfileConfig(split="train", transitions=1200)
 """Many episodes in a small recording. What was trained on serves as well here: both sides see the same."""

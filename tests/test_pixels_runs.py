@@ -27,7 +27,8 @@ from loopwm.model.world_model import WorldModel
 from loopwm.presets import RunConfig, preset
 from loopwm.train.checkpoint import load
 from loopwm.train.config import EmbedConfig, LossConfig
-from loopwm.train.trainer import Trainer, resume, train
+from loopwm.train.runs import resume, train
+from loopwm.train.trainer import Trainer
 from loopwm.train.validation import validate
 
 SMALL = ["--horizon", "4", "--transitions", "60", "--rollouts", "10", "--training-rollouts", "60", "--resamples", "50"]

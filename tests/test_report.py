@@ -36,7 +36,7 @@ from loopwm.model.heads import ObservationHead
 from loopwm.presets import PRESETS
 from loopwm.spaces import ActionSpec, ObservationSpec
 from loopwm.train.checkpoint import NAME, load, read_checkpoint, save_checkpoint
-from loopwm.train.trainer import train
+from loopwm.train.runs import train
 
 COMMAND = "loopwm report a b & c"
 

@@ -23,7 +23,7 @@ from loopwm.text.benchmark.windows import TRACKS, WindowConfig, cut, sample_wind
 from loopwm.text.recording import TextManifest, write_recording
 from loopwm.text.simulator import TextSimulator
 from loopwm.text.vocabulary import plain
-from loopwm.train.trainer import train
+from loopwm.train.runs import train
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from loopwm.text.simulator import TextSimulator
 from loopwm.train import published
 from loopwm.train.checkpoint import NAME
 from loopwm.train.journal import read_log
-from loopwm.train.trainer import finished
+from loopwm.train.runs import finished
 
 # ---- in the terminal ----
 

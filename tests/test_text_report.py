@@ -33,7 +33,7 @@ from loopwm.text.report.findings import compared, findings, verdict_of
 from loopwm.text.report.report import all_text, write_text_report
 from loopwm.text.report.runs import describe
 from loopwm.text.report.stored import Asked, gather
-from loopwm.train.trainer import train
+from loopwm.train.runs import train
 
 SYSTEMS = ("looped", "stack-equal-params", "stack-equal-flops")
 HISTORY = "benchmark-history-validation.json"

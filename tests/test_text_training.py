@@ -29,7 +29,8 @@ from loopwm.text.recording import TextManifest, write_recording
 from loopwm.text.simulator import Scene, TextSimulator
 from loopwm.train.checkpoint import NAME, load
 from loopwm.train.journal import read_log
-from loopwm.train.trainer import Trainer, train
+from loopwm.train.runs import train
+from loopwm.train.trainer import Trainer
 
 # ---- learning ----
 

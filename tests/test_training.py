@@ -30,7 +30,8 @@ from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save
 from loopwm.train.config import OptimConfig
 from loopwm.train.hardware import Heap, has_bfloat16, native_precision
 from loopwm.train.journal import read_config, read_log
-from loopwm.train.trainer import Trainer, finished, resume, train
+from loopwm.train.runs import finished, resume, train
+from loopwm.train.trainer import Trainer
 
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from loopwm.evaluate.config import EvaluateConfig, SpeedConfig
 from loopwm.evaluate.evaluation import evaluate
 from loopwm.model.config import SYSTEMS
 from loopwm.presets import PRESETS
-from loopwm.train.trainer import train
+from loopwm.train.runs import train
 
 SPEED = SpeedConfig(batches=(1, 4), rounds=2, seconds=0.001)
 SMALL = EvaluateConfig(

@@ -105,7 +105,7 @@ def trained(arguments: Train) -> TrainResult:
     """A new run."""
     # Imported here and below because torch takes seconds, and mistakes in the options are answered before.
     from loopwm.data.formats.recording import as_store
-    from loopwm.train.trainer import train
+    from loopwm.train.runs import train
 
     run = arguments.run or Path("runs") / arguments.preset
     from loopwm.text.recording import is_recording
@@ -123,7 +123,7 @@ def continued(run: Path) -> TrainResult:
     if not (run / "config.yaml").is_file():
         start = shlex.join(["loopwm", "train", "billiards", "--run", str(run)])
         raise UserError(f"There is no interrupted run at {run}; start one with: {start}")
-    from loopwm.train.trainer import resume
+    from loopwm.train.runs import resume
 
     with TerminalProgress("training", "update") as progress:
         return resume(run, progress)

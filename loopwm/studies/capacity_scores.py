@@ -120,7 +120,7 @@ def measured(runs: Sequence[Path], fields: Sequence[Field], deep: bool = False) 
     Args:
         deep: at other depths as well.
     """
-    from loopwm.train.trainer import finished
+    from loopwm.train.runs import finished
 
     models = [load(run) for run in runs]
     results = [finished(run) for run in runs]

@@ -31,7 +31,7 @@ from loopwm.studies.jobs import Job, train_all
 from loopwm.train.checkpoint import load
 from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import config_as_dict, versions
-from loopwm.train.trainer import finished
+from loopwm.train.runs import finished
 
 Arm = Literal["each", "deferred", "no-consistency", "no-budget"]
 ARMS: tuple[Arm, ...] = ("each", "deferred", "no-consistency", "no-budget")

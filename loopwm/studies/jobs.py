@@ -101,7 +101,7 @@ def _is_done(job: Job, digests: dict[Path, str]) -> bool:
     from loopwm.text.recording import is_recording, read_recording
     from loopwm.train.checkpoint import NAME, read_checkpoint
     from loopwm.train.journal import read_config
-    from loopwm.train.trainer import finished
+    from loopwm.train.runs import finished
 
     settings = job.run / "config.yaml"
     if settings.is_file() and read_config(settings) != job.config:
@@ -223,7 +223,8 @@ def _work(tasks: Mailbox, messages: Mailbox, stopping: Any, threads: int) -> Non
 
 def _train(index: int, job: Job, messages: Mailbox) -> Message | None:
     """Train or continue one run; what went wrong, if anything."""
-    from loopwm.train.trainer import Diverged, resume, train
+    from loopwm.train.runs import resume, train
+    from loopwm.train.trainer import Diverged
 
     reporter = _Reporter(index, messages)
     try:

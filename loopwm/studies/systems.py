@@ -81,7 +81,7 @@ def rate_run(folder: Path, system: System, rate: float) -> Path:
 
 def _validation_error(run: Path, by: str) -> float:
     """An error of a finished run; infinite if it diverged."""
-    from loopwm.train.trainer import finished
+    from loopwm.train.runs import finished
 
     result = finished(run)
     return result.validation[by] if result is not None else math.inf

@@ -32,7 +32,7 @@ from loopwm.text.recording import TextEpisode, read_recording
 from loopwm.train.checkpoint import NAME
 from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import config_as_dict, most_memory, read_log, versions
-from loopwm.train.trainer import finished
+from loopwm.train.runs import finished
 
 RULES = "all rules"
 """The strongest of them."""

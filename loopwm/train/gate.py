@@ -28,7 +28,8 @@ from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import read_config
 from loopwm.train.losses import shown, visible_steps
 from loopwm.train.optimiser import learning_rate
-from loopwm.train.trainer import Diverged, Interrupted, finished
+from loopwm.train.runs import finished
+from loopwm.train.trainer import Diverged, Interrupted
 
 LOG = "gate.json"
 FLOOR = 1e-4

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from torch import Tensor
 from loopwm.data.ahead import ReadAhead
 from loopwm.data.windows import SamplerState, Windows
 from loopwm.errors import LoopwmError, UserError
-from loopwm.files import claim
 from loopwm.interrupts import deferred_interrupt, sparing_children
 from loopwm.model.depth import sample_loops
 from loopwm.model.gate import Gate, GateConfig
@@ -27,7 +24,7 @@ from loopwm.monitor.reference import FILE as REFERENCE
 from loopwm.monitor.reference import measure
 from loopwm.monitor.reference import store as store_reference
 from loopwm.presets import RunConfig
-from loopwm.progress import Progress, SilentProgress
+from loopwm.progress import Progress
 from loopwm.spaces import ObservationSpec
 from loopwm.train.augment import offsets, shifted
 from loopwm.train.checkpoint import (
@@ -35,7 +32,6 @@ from loopwm.train.checkpoint import (
     Blueprint,
     Checkpoint,
     gate_parts,
-    read_checkpoint,
     save_checkpoint,
     weights_digest,
     world_weights,
@@ -56,7 +52,7 @@ from loopwm.train.hardware import (
     peak_memory,
     resolve_device,
 )
-from loopwm.train.journal import Journal, read_config, write_config, write_run_info
+from loopwm.train.journal import Journal, write_run_info
 from loopwm.train.losses import LossTerms, Objective, PerStepDecoding, visible_steps
 from loopwm.train.optimiser import Average, Optimiser, learning_rate
 from loopwm.train.text import TextDecoding
@@ -91,76 +87,9 @@ class TrainResult:
     seconds: float
 
 
-def train(config: RunConfig, run: Path, progress: Progress | None = None) -> TrainResult:
-    """Train a new run.
-
-    Args:
-        config: everything about it.
-        run: folder to create.
-
-    Raises:
-        UserError: the folder exists, the data cannot be used, the device is not there.
-        Interrupted: stopped by Ctrl-C, after saving.
-        LoopwmError: training diverged for good, or the disk refused.
-    """
-    run = Path(run)
-    # Files with a leading dot are what a killed atomic write leaves behind.
-    if run.exists() and (not run.is_dir() or any(not part.name.startswith(".") for part in run.iterdir())):
-        raise UserError(
-            f"{run} already exists and is not overwritten; choose another folder with --run, or continue it with: "
-            f"{continuing(run)}"
-        )
-    trainer = Trainer(config, run)
-    run.mkdir(parents=True, exist_ok=True)
-    with _alone(run):
-        write_config(run, config)
-        trainer.settle_precision()
-        return trainer.fit(progress or SilentProgress())
-
-
 def continuing(run: Path) -> str:
     """The command that continues a run."""
     return shlex.join(["loopwm", "train", "--resume", str(run)])
-
-
-def resume(run: Path, progress: Progress | None = None) -> TrainResult:
-    """Continue an interrupted run from its last checkpoint, bit for bit on a CPU.
-
-    Raises:
-        UserError: nothing to resume there, the data changed since, or another process trains it.
-    """
-    run = Path(run)
-    config = read_config(run / "config.yaml")
-    with _alone(run):
-        trainer = Trainer(config, run)
-        if (run / NAME).is_file():
-            trainer.restore(read_checkpoint(run / NAME))
-        else:
-            # Stopped before its first checkpoint: beginning again loses nothing.
-            trainer.settle_precision()
-        return trainer.fit(progress or SilentProgress())
-
-
-@contextlib.contextmanager
-def _alone(run: Path) -> Iterator[None]:
-    """Two processes that train one run would write over each other's log and checkpoints."""
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context((run / ".lock").open("a"))
-        except OSError as error:
-            raise LoopwmError(f"Could not write in {run}: {error.strerror}; choose another folder.") from error
-        claim(file, f"Another process is training {run}; wait until it is done, or choose another folder with --run.")
-        yield
-
-
-def finished(run: Path) -> TrainResult | None:
-    """The result of a run that has made all its updates; None if it has not, or was never started."""
-    if not (Path(run) / NAME).is_file():
-        return None
-    state = read_checkpoint(Path(run) / NAME, ()).state
-    if state["update"] < read_config(Path(run) / "config.yaml").train.updates:
-        return None
-    return TrainResult(Path(run), state["validation"], state["update"], state["skipped"], state["seconds"])
 
 
 class Trainer:
