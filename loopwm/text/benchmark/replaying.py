@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from loopwm.errors import LoopwmError, UserError
 from loopwm.text.benchmark.aggregate import Aggregate, Aggregator
@@ -141,6 +140,9 @@ def read_noise(path: Path, digests: Mapping[str, str]) -> ReplayNoise:
     Raises:
         UserError: the file is not there or not such a file, or is of another recording.
     """
+    # Takes long to import, and the options of the command need the rest of this module.
+    from pydantic import TypeAdapter
+
     try:
         content = json.loads(path.read_text())
         noise, known = TypeAdapter(ReplayNoise).validate_python(content["noise"]), content["recordings"]
