@@ -78,8 +78,8 @@ def peak_memory() -> float:
 class Heap:
     """What was freed goes back to the system now and then, where the C library can be asked to (glibc).
 
-    Windows of texts differ in length, so tensors fit ever worse into the holes that earlier ones left: the process
-    grows by the hour though it uses no more, and its updates become slower.
+    Windows of texts differ in length, so tensors fit ever worse into the holes that earlier ones left, and the process
+    grows by the hour though it uses no more.
     """
 
     def __init__(self, every: float = 30.0) -> None:

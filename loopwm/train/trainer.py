@@ -185,9 +185,10 @@ class Trainer:
         """One optimiser update; a non-finite loss or gradient is counted and skipped."""
         rate = learning_rate(self.config.optim, self.update, self.config.train.updates)
         self.optimiser.set_rate(rate)
+        # Before the memory of this update is taken, so that gradients do not lie scattered in the middle of it.
+        self.optimiser.zero_grad()
         windows = self.draw()
         terms = self.loss(windows, self.precision)
-        self.optimiser.zero_grad()
         terms.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
         finite = math.isfinite(float(norm)) and math.isfinite(float(terms.total.detach()))
