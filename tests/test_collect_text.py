@@ -168,6 +168,7 @@ def test_games_that_hang_are_given_up_and_the_others_are_recorded(tmp_path: Path
 def test_what_is_missing_for_every_game_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^The corridor needs a torch\.$"):
         record(tmp_path / "out.parquet", Corridor(lacks="a torch"))
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_world_in_which_everything_fails_stops_the_recording(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def test_a_world_that_repeats_itself_has_no_noise(tmp_path: Path, capsys: pytest
     assert "already exists" in capsys.readouterr().err
     assert main(["benchmark", "replay", "--data", str(data), "--out", str(tmp_path / "no"), "--split", "test"]) == 2
     assert "has no test episode of gold or expert" in capsys.readouterr().err
+    assert main(["benchmark", "repaly", "--data", str(data)]) == 2
+    assert "There is nothing called 'repaly' to benchmark; choose rules or replay." in capsys.readouterr().err
     with pytest.raises(UserError, match=r"is of another recording, coins\.parquet"):
         read_noise(out, {"coins.parquet": "0"})
     with pytest.raises(UserError, match="is not what loopwm benchmark replay writes"):

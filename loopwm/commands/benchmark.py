@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from loopwm.commands.arguments import parse
+from loopwm.errors import UserError
 from loopwm.text.benchmark.benchmark import BenchmarkConfig
 from loopwm.text.benchmark.windows import WindowConfig
 
@@ -41,6 +42,8 @@ def main(words: list[str]) -> None:
         from loopwm.commands import benchmark_replay
 
         return benchmark_replay.main(words[1:])
+    if words and words[0] != "rules" and not words[0].startswith("-"):
+        raise UserError(f"There is nothing called '{words[0]}' to benchmark; choose rules or replay.")
     arguments = parse(Benchmark, words, "benchmark")
     from rich.console import Console
 

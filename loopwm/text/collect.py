@@ -98,7 +98,13 @@ def collect_text(
         raise UserError(f"{name} has no game of what is asked for; nothing was recorded.")
     journal = Journal(journal_of(out), _identity(command, versions, jobs))
     with contextlib.closing(journal):
-        left_out = _play_all(Crew(make, config.workers, patience), jobs, journal, advance)
+        try:
+            left_out = _play_all(Crew(make, config.workers, patience), jobs, journal, advance)
+        except UserError:
+            # Nothing to go on from is left behind where nothing could be played at all.
+            if not len(journal):
+                journal.remove()
+            raise
         if not len(journal):
             raise LoopwmError(f"None of the {len(jobs)} episodes could be recorded: {left_out[-1].reason}")
         episodes = list(journal.episodes())
