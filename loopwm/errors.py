@@ -13,3 +13,7 @@ class UserError(LoopwmError):
     """Bad input. The message is one sentence: what, where, and what to do. Exit code 2."""
 
     exit_code = 2
+
+
+class Missing(UserError):
+    """Something that all games of a world need is not installed, or not there."""

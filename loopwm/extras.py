@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loopwm.errors import UserError
+from loopwm.errors import Missing
 
 
 @contextmanager
@@ -16,12 +16,12 @@ def installed(world: str, extra: str, otherwise: str = "") -> Iterator[None]:
         otherwise: what can be done without the package.
 
     Raises:
-        UserError: a package of the engine is not installed.
+        Missing: a package of the engine is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UserError(
+        raise Missing(
             f"The world '{world}' needs the package {error.name}, which is not installed; get it with "
             f'pip install "loopwm[{extra}]"{otherwise}.'
         ) from error

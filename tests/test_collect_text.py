@@ -21,7 +21,7 @@ from sessions import session_is_empty
 from loopwm.cli import main
 from loopwm.commands.arguments import parse
 from loopwm.commands.collect_text import chosen, form
-from loopwm.errors import LoopwmError, UserError
+from loopwm.errors import LoopwmError, Missing, UserError
 from loopwm.text.collect import TextCollectConfig, collect_text, job_seed, journal_of
 from loopwm.text.journal import Journal
 from loopwm.text.recording import TextEpisode, read_recording
@@ -42,6 +42,7 @@ class Corridor:
         dies: numbers of games at which the process dies, raises, or the world gives up, each time.
         trips: folder; the process dies at game 2 unless a file is there, which it leaves before.
         pause: seconds that a game takes. hangs: numbers of games that never end.
+        empty: numbers of games that are over before they begin, which no episode can be.
         lacks: what cannot be played without.
     """
 
@@ -52,6 +53,7 @@ class Corridor:
     trips: Path | None = None
     pause: float = 0.0
     hangs: tuple[int, ...] = ()
+    empty: tuple[int, ...] = ()
     lacks: str = ""
     patience: float = 60.0
     name: str = "corridor"
@@ -75,8 +77,10 @@ class Corridor:
             raise ZeroDivisionError("the corridor has no end")
         if int(number) in self.gives_up:
             raise LoopwmError(f"{game} has no door.")
+        if int(number) in self.empty:
+            raise UserError(f"The episode of {game} has no action.")
         if self.lacks:
-            raise UserError(f"The corridor needs {self.lacks}.")
+            raise Missing(f"The corridor needs {self.lacks}.")
         time.sleep(3600 if int(number) in self.hangs else self.pause)
         walk = random.Random(seed)
         actions = [walk.choice(("go left", "go right")) for _ in range(3 + int(number))]
@@ -163,6 +167,11 @@ def test_games_that_hang_are_given_up_and_the_others_are_recorded(tmp_path: Path
     (left,) = done.left_out
     assert (left.job.game, left.reason) == ("train/walk/1", "It took longer than 10 seconds.")
     assert 20 < time.monotonic() - begun < 60
+
+
+def test_a_game_that_makes_no_episode_costs_no_other(tmp_path: Path) -> None:
+    done, _ = record(tmp_path / "out.parquet", Corridor(games_count=3, empty=(1,)))
+    assert done.episodes == 2 and [one.job.game for one in done.left_out] == ["train/walk/1"]
 
 
 def test_what_is_missing_for_every_game_is_said_at_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from loopwm.errors import LoopwmError, UserError
+from loopwm.errors import LoopwmError, Missing, UserError
 from loopwm.interrupts import deferred_interrupt, end_with_parent
 from loopwm.text.recording import TextEpisode
 from loopwm.text.worlds.world import TextWorld
@@ -193,7 +193,7 @@ def _attempt(make: MakeWorld, world: TextWorld | None, job: Job) -> tuple[TextWo
     try:
         return world, world.play(job.game, job.actor, job.seed)
     # Not about this game: what is missing is missing for all of them.
-    except UserError as error:
+    except Missing as error:
         with contextlib.suppress(Exception):
             world.close()
         return None, _Refused(str(error))

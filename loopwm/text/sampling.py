@@ -45,6 +45,7 @@ class TextSampler(Sampler):
         return np.maximum(self._corpus.ep_len[self.episodes] - length + 1, 1)
 
     def choose(self, batch: int, length: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Episodes (B,) and starts (B,); a share of them where an action is answered otherwise than before."""
         which, start = self._anywhere(batch, length, generator)
         if not self._share_of_changes:
             return which, start
@@ -80,6 +81,7 @@ class TextSampler(Sampler):
         return self._changing[length]
 
     def cut(self, episode: np.ndarray, start: np.ndarray, length: int, generator: np.random.Generator) -> Windows:
+        """Windows (B, K, ...) of them; some are told the initial state, names in some are spelled out."""
         told = (generator.random(len(start)) < self._initial) & self._corpus.stated[episode]
         # As in use: about as many games are younger than a window as are older.
         start = np.where(told & (generator.random(len(start)) < 0.5), 0, start)

@@ -16,7 +16,7 @@ import sys
 import warnings
 from typing import Any, NoReturn
 
-from loopwm.errors import LoopwmError, UserError
+from loopwm.errors import LoopwmError, Missing
 from loopwm.extras import installed
 from loopwm.text.worlds.alfred_games import UNKNOWN_TASK, AlfredGame
 from loopwm.text.worlds.alfred_problem import number_things
@@ -32,7 +32,7 @@ class AlfredEngine:
 
     def __init__(self) -> None:
         if not hasattr(os, "fork"):
-            raise UserError("ALFWorld's engine runs on Linux and macOS; the actor `expert` needs none.")
+            raise Missing("ALFWorld's engine runs on Linux and macOS; the actor `expert` needs none.")
         with installed("alfworld", "alfworld", ", or record the actor `expert`, which needs none"):
             # Not a part of the development environment, which therefore does not find them.
             import fast_downward  # pyright: ignore

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from loopwm.errors import LoopwmError, UserError
+from loopwm.errors import LoopwmError, Missing, UserError
 
 OFFICIAL_SPLITS = ("train", "valid_train", "valid_seen", "valid_unseen")
 UNKNOWN_TASK = "Your task is to: UNKNOWN GOAL."
@@ -172,8 +172,8 @@ class _Lines:
         return self._logic
 
 
-def _no_logic(path: Path) -> UserError:
-    return UserError(
+def _no_logic(path: Path) -> Missing:
+    return Missing(
         f"There is no logic of ALFWorld's games at {path}, a JSON object with pddl_domain and grammar, which playing "
         "games of a JSON lines file needs; give its path as --logic."
     )

@@ -37,7 +37,7 @@ class TextWorld(Protocol):
             game: one of `games()`. actor: `gold`, `noisy`, ... as the world knows them.
 
         Raises:
-            UserError: no game can be played so, as something is missing.
+            Missing: no game can be played so.
             LoopwmError: the game could not be played, in a sentence.
         """
         ...
