@@ -22,6 +22,7 @@ from loopwm.data.collect import collect
 from loopwm.data.config import CollectConfig
 from loopwm.errors import LoopwmError, UserError
 from loopwm.progress import SilentProgress
+from loopwm.studies import jobs as jobs_module
 from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import pick_rates, with_system
 from loopwm.train.checkpoint import NAME, read_checkpoint
@@ -80,6 +81,22 @@ def test_a_run_that_goes_on_keeps_its_threads_and_the_next_one_has_those_asked_f
     train_all(jobs, SilentProgress(), again="", workers=1, threads=2)
     found = [read_checkpoint(job.run / NAME, ()).state["threads"] for job in jobs]
     assert found == [1, 2]
+
+
+def test_after_a_long_run_the_next_one_has_a_process_of_its_own(
+    billiards_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, renew = set[int | None](), jobs_module._Crew.renew
+
+    def noticing(crew: jobs_module._Crew) -> None:
+        renew(crew)
+        seen.update(process.pid for process in crew.processes)
+
+    monkeypatch.setattr(jobs_module._Crew, "renew", noticing)
+    jobs = [Job(tmp_path / name, debug(billiards_store)) for name in ("one", "two")]
+    train_all(jobs, SilentProgress(), again="", workers=1, long=0.0)
+    # The third finds nothing left to do.
+    assert len(seen) == 3 and all(finished(job.run) for job in jobs)
 
 
 def test_a_failing_run_stops_the_others_and_says_which(billiards_store: Path, tmp_path: Path) -> None:

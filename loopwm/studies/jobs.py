@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,6 +20,12 @@ from loopwm.errors import LoopwmError, UserError
 from loopwm.interrupts import deferred_interrupt, end_with_parent, sparing_children
 from loopwm.presets import RunConfig
 from loopwm.progress import Progress
+
+LONG = 60.0
+"""Seconds of training after which a process makes room for a young one, so that the most memory a run needed is that
+run's own. To begin takes seconds."""
+MADE_ROOM = 3
+"""The exit code of a process that did."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,13 @@ class Mailbox(Protocol):
 
 
 def train_all(
-    jobs: Sequence[Job], progress: Progress, again: str, workers: int = 0, may_diverge: bool = False, threads: int = 1
+    jobs: Sequence[Job],
+    progress: Progress,
+    again: str,
+    workers: int = 0,
+    may_diverge: bool = False,
+    threads: int = 1,
+    long: float = LONG,
 ) -> None:
     """Train every job that is not finished, `workers` at a time (as many as fit the cores when 0); all stop when one
     fails.
@@ -58,6 +71,7 @@ def train_all(
         again: the command that continues after an interruption, for the message.
         threads: of each. A run that goes on keeps those it began with, as other ones would add up in another order.
         may_diverge: a run that diverges does not stop the others.
+        long: seconds of training after which a process makes room for a young one.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; every run is saved.
@@ -75,9 +89,8 @@ def train_all(
     count = min(workers or max(1, (os.cpu_count() or 1) // threads), len(pending))
     for task in (*pending, *[None] * count):
         tasks.put(task)
-    work = tasks, messages, stopping, threads
-    processes = [context.Process(target=_work, args=work, daemon=True) for _ in range(count)]
-    crew = _Crew(processes, stopping)
+    work = tasks, messages, stopping, threads, long
+    crew = _Crew(lambda: context.Process(target=_work, args=work, daemon=True), count, stopping)
     try:
         with deferred_interrupt() as interrupted:
             crew.start()
@@ -123,8 +136,9 @@ def _is_done(job: Job, digests: dict[Path, str]) -> bool:
 class _Crew:
     """The worker processes, started so that Ctrl-C reaches them only through `stop`, and only once."""
 
-    def __init__(self, processes: Sequence[BaseProcess], stopping: Any) -> None:
-        self.processes, self.stopping = processes, stopping
+    def __init__(self, hire: Callable[[], BaseProcess], count: int, stopping: Any) -> None:
+        self._hire, self.stopping = hire, stopping
+        self.processes = [hire() for _ in range(count)]
 
     def start(self) -> None:
         """Start all of them, deaf to the terminal's Ctrl-C: a mask is inherited, a handler is not."""
@@ -132,9 +146,20 @@ class _Crew:
             for process in self.processes:
                 process.start()
 
+    def renew(self) -> None:
+        """Start a young process for each that has made room for one."""
+        for place, process in enumerate(self.processes):
+            if self._made_room(process):
+                self.processes[place] = self._hire()
+                with sparing_children():
+                    self.processes[place].start()
+
     def alive(self) -> bool:
-        """Whether any still works."""
-        return any(process.is_alive() for process in self.processes)
+        """Whether any still works, or is about to be followed by one that will."""
+        return any(process.is_alive() or self._made_room(process) for process in self.processes)
+
+    def _made_room(self, process: BaseProcess) -> bool:
+        return process.exitcode == MADE_ROOM and not self.stopping.is_set()
 
     def stop(self) -> None:
         """Ask all to save and end; a second request would interrupt the saving, so there is none."""
@@ -147,7 +172,9 @@ class _Crew:
 
     def died(self) -> bool:
         """Whether one ended in a way nobody asked for."""
-        return not self.stopping.is_set() and any(process.exitcode not in (None, 0) for process in self.processes)
+        return not self.stopping.is_set() and any(
+            process.exitcode not in (None, 0, MADE_ROOM) for process in self.processes
+        )
 
 
 def _watch(
@@ -165,6 +192,7 @@ def _watch(
     done = {index: 0 for index, _ in pending}
     failure: Message | None = None
     while True:
+        crew.renew()
         alive = crew.alive()
         message = _next(messages)
         if interrupted.is_set():
@@ -203,14 +231,16 @@ class _Reporter:
             self.sent_at = time.monotonic()
 
 
-def _work(tasks: Mailbox, messages: Mailbox, stopping: Any, threads: int) -> None:
-    """A worker: one job after the other until there is none, one fails, or all are asked to stop."""
+def _work(tasks: Mailbox, messages: Mailbox, stopping: Any, threads: int, long: float) -> None:
+    """A worker: one job after the other until there is none, one fails, a long one has ended, or all are asked to
+    stop."""
     end_with_parent()
+    begun = time.monotonic()
     if threads == 1:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
-
     while not stopping.is_set() and (task := tasks.get()) is not None:
+        import torch
+
         index, job = task
         # Every time: a run that went on had those it began with.
         torch.set_num_threads(threads)
@@ -219,6 +249,8 @@ def _work(tasks: Mailbox, messages: Mailbox, stopping: Any, threads: int) -> Non
             messages.put(failure)
             if not failure.diverged:
                 return
+        if time.monotonic() - begun > long:
+            sys.exit(MADE_ROOM)
 
 
 def _train(index: int, job: Job, messages: Mailbox) -> Message | None:
