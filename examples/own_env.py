@@ -81,12 +81,12 @@ def main(arguments: Arguments) -> None:
     # These are the lines: an environment, a recording, a configuration, a trained model.
     world = own_world(Juggler, labels=("bounces",), max_steps=50)
     with TerminalProgress("recording", "episode") as progress:
-        collect(CollectConfig(episodes=arguments.episodes), recording, progress.advance, world)
+        collect(CollectConfig(episodes=arguments.episodes, workers=1), recording, progress.advance, world)
     config = preset("debug" if arguments.updates < 100 else "worlds").config
     config = replace(config, data=recording, train=replace(config.train, updates=arguments.updates))
     with TerminalProgress("training", "update") as progress:
         train(config, run, progress)
-    evaluation = evaluate(run, config=EvaluateConfig(horizon=20, rollouts=300, transitions=2000))
+    evaluation = evaluate(run, config=EvaluateConfig(horizon=20, rollouts=300, transitions=2000, stability_steps=100))
     plot(evaluation, folder / "horizon.png")
     print(f"Written: {folder / 'horizon.png'}; try: loopwm report {run} --out {folder / 'report'}")
 

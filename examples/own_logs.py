@@ -74,7 +74,7 @@ def main(arguments: Arguments) -> None:
     config = replace(config, data=data, train=replace(config.train, updates=arguments.updates))
     with TerminalProgress("training", "update") as progress:
         train(config, run, progress)
-    evaluation = evaluate(run, config=EvaluateConfig(horizon=20, rollouts=300, transitions=2000))
+    evaluation = evaluate(run, config=EvaluateConfig(horizon=20, rollouts=300, transitions=2000, stability_steps=100))
     plot(evaluation, arguments.folder / "horizon.png")
     print(f"Written: {arguments.folder / 'horizon.png'}; try: loopwm data inspect {logs}")
 

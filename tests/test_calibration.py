@@ -203,7 +203,7 @@ def test_evaluate_measures_the_calibrated_exit_when_asked(run: Path, capsys: pyt
     result = calibrate(run, LENIENT)
     assert main([*words, "--exit.rule", "residual"]) == 2
     assert "not both" in capsys.readouterr().err
-    assert main([*words, "--stability-steps", "10"]) == 0
+    assert main([*words, "--stability-steps", "10", "--training-rollouts", "50", "--resamples", "50"]) == 0
     early = read_evaluation(run).early
     assert early is not None and early.exit == result.exit
 

@@ -155,7 +155,27 @@ def test_a_folder_of_logs_is_trained_on_and_converted_once(
     assert "Converting logs (npz) to data/converted/logs-" in shown.out and "converting 40/40" in shown.err
     assert main(["train", "debug", "--data", "logs", "--run", "runs/b"]) == 0
     assert "Converting" not in capsys.readouterr().out
-    assert main(["evaluate", "runs/a", "--transitions", "100", "--stability-steps", "20", "--resamples", "50"]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "runs/a",
+                "--transitions",
+                "100",
+                "--rollouts",
+                "20",
+                "--training-rollouts",
+                "100",
+                "--stability-steps",
+                "20",
+                "--resamples",
+                "50",
+                "--speed.rounds",
+                "1",
+            ]
+        )
+        == 0
+    )
     before = as_store(Path("logs"), print)
     (tmp_path / "logs" / "run000.npz").unlink()
     assert as_store(Path("logs"), print) != before

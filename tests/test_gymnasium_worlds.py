@@ -242,6 +242,7 @@ def test_a_recorded_environment_is_trained_on_and_evaluated_by_the_same_commands
     data = next((tmp_path / "data").glob("*.h5"))
     assert main(["train", "debug", "--data", str(data), "--run", "run", "--train.updates", "6"]) == 0
     words = ["--horizon", "5", "--stability-steps", "20", "--speed.rounds", "1", "--speed.seconds", "0.001"]
+    words += ["--transitions", "100", "--rollouts", "20", "--training-rollouts", "100", "--resamples", "50"]
     assert main(["evaluate", "run", *words]) == 0
     assert main(["report", "run", "--out", "report"]) == 0
     assert (tmp_path / "report" / "report.html").is_file()

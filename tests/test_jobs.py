@@ -49,17 +49,10 @@ def test_runs_side_by_side_equal_runs_alone_and_finished_ones_are_left_alone(
     train(configs[1], tmp_path / "alone")
     side, alone = load_file(jobs[1].run / NAME), load_file(tmp_path / "alone" / NAME)
     assert all(torch.equal(side[name], alone[name]) for name in alone)
+    assert json.loads((jobs[0].run / "info.json").read_text())["threads"] == 1
     before = (jobs[0].run / NAME).stat().st_mtime_ns
     train_all(jobs, SilentProgress(), again="", workers=2)
     assert (jobs[0].run / NAME).stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_run_has_the_threads_that_are_asked_for(billiards_store: Path, tmp_path: Path, threads: int) -> None:
-    job = Job(tmp_path / "run", debug(billiards_store))
-    train_all([job], SilentProgress(), again="", threads=threads)
-    assert json.loads((job.run / "info.json").read_text())["threads"] == threads
-    assert read_checkpoint(job.run / NAME, ()).state["threads"] == threads
 
 
 def test_a_run_that_goes_on_keeps_its_threads_and_the_next_one_has_those_asked_for(
@@ -80,7 +73,7 @@ def test_a_run_that_goes_on_keeps_its_threads_and_the_next_one_has_those_asked_f
         torch.set_num_threads(torch_threads)
     train_all(jobs, SilentProgress(), again="", workers=1, threads=2)
     found = [read_checkpoint(job.run / NAME, ()).state["threads"] for job in jobs]
-    assert found == [1, 2]
+    assert found == [1, 2] and json.loads((jobs[1].run / "info.json").read_text())["threads"] == 2
 
 
 def test_after_a_long_run_the_next_one_has_a_process_of_its_own(
@@ -108,10 +101,8 @@ def test_a_failing_run_stops_the_others_and_says_which(billiards_store: Path, tm
     assert finished(tmp_path / "long") is None
 
 
-def test_a_folder_with_another_run_in_it_is_refused(billiards_store: Path, tmp_path: Path) -> None:
-    job = Job(tmp_path / "run", debug(billiards_store))
-    train_all([job], SilentProgress(), again="")
-    other = Job(job.run, with_system(job.config, "looped", 1e-3))
+def test_a_folder_with_another_run_in_it_is_refused(billiards_store: Path, trained: Path) -> None:
+    other = Job(trained, with_system(debug(billiards_store), "looped", 1e-3))
     with pytest.raises(UserError, match="holds a run with other settings"):
         train_all([other], SilentProgress(), again="")
 
@@ -119,7 +110,7 @@ def test_a_folder_with_another_run_in_it_is_refused(billiards_store: Path, tmp_p
 def test_a_finished_run_on_another_recording_is_refused(billiards_store: Path, tmp_path: Path) -> None:
     data = Path(shutil.copy(billiards_store, tmp_path / "data.h5"))
     job = Job(tmp_path / "run", debug(data))
-    train_all([job], SilentProgress(), again="")
+    train(job.config, job.run)
     data.unlink()
     collect(CollectConfig(episodes=60, workers=1, seed=8), data)
     with pytest.raises(UserError, match=r"was trained on another recording than .*data\.h5"):

@@ -298,4 +298,5 @@ def test_a_task_is_recorded_trained_on_and_evaluated_by_the_same_commands(
         assert {"mujoco", "dm_control"} <= store.meta.versions.keys()
     assert main(["train", "debug", "--data", str(data), "--run", "run", "--train.updates", "6"]) == 0
     words = ["--horizon", "5", "--stability-steps", "20", "--speed.rounds", "1", "--speed.seconds", "0.001"]
+    words += ["--transitions", "100", "--rollouts", "20", "--training-rollouts", "100", "--resamples", "50"]
     assert main(["evaluate", "run", *words]) == 0

@@ -80,6 +80,7 @@ def test_a_recorded_world_is_trained_on_and_evaluated_by_the_same_commands(
     small = ["--model.width", "16", "--model.heads", "2", "--train.batch", "8", "--train.updates", "4"]
     assert main(["train", "debug", "--data", "data.h5", "--run", "run", "--optim.warmup", "1", *small]) == 0
     words = ["--horizon", "4", "--stability-steps", "10", "--speed.rounds", "1", "--speed.seconds", "0.001"]
+    words += ["--transitions", "100", "--rollouts", "20", "--training-rollouts", "100", "--resamples", "50"]
     assert main(["evaluate", "run", *words]) == 0
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert {table["label"] for table in evaluation["difficulty"]} == labels

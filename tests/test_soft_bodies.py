@@ -316,5 +316,6 @@ def test_a_soft_body_is_recorded_trained_on_and_evaluated_by_the_same_commands(
         assert store.meta.label_names == LABELS and "mujoco" in store.meta.versions
     assert main(["train", "debug", "--data", "soft.h5", "--run", "run", "--train.updates", "3"]) == 0
     words = ["--horizon", "3", "--stability-steps", "6", "--speed.rounds", "1", "--speed.seconds", "0.001"]
+    words += ["--transitions", "100", "--rollouts", "20", "--training-rollouts", "100", "--resamples", "50"]
     assert main(["evaluate", "run", *words]) == 0
     assert main(["report", "run", "--out", "report"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from loopwm.studies.billiards import run_study
 from loopwm.studies.config import StudyConfig
 from loopwm.studies.markdown import BEGIN, END, adaptive_tables, results_table, with_table
 from loopwm.studies.runs import Runs, worst_against_controls
+from loopwm.studies.throughput import ThroughputConfig, throughput
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, dict[str, Any]]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StudyConfig, dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("study")
     config = StudyConfig(
         preset="debug",
@@ -39,8 +41,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, dict[s
         folder=folder / "runs",
     )
     config = replace(config, out=folder / "result.json")
-    run_study(config)
-    return config, json.loads(config.out.read_text())
+    # How it is measured has a test of its own.
+    few = ThroughputConfig(rounds=3, updates=1, warmup=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loopwm.studies.billiards.throughput", lambda base: throughput(base, few))
+        run_study(config)
+        yield config, json.loads(config.out.read_text())
 
 
 def evaluations(config: StudyConfig, system: str) -> list[Evaluation]:

@@ -38,6 +38,9 @@ READ = "the thermometer measures a temperature of {} degrees celsius"
             window(("use thermometer in inventory on lead", READ.format(8)), initial="everything"),
             "first reading",
         ),
+        # On the track `markov` nothing says what was done before what is seen: the same words tell.
+        ("use thermometer on lead", READ.format(9), window(start=READ.format(8)), ""),
+        ("use thermometer on lead", READ.format(9), window(start="a 5% down the plane"), "first reading"),
         ("examine tin cup", "a tin cup (containing bread, red jam)", window(), "first contents"),
         ("examine tin cup", "a tin cup (containing nothing)", window(), ""),
         ("go to kitchen", "You move to the kitchen.", window(), ""),

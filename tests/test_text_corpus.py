@@ -129,7 +129,23 @@ def test_windows_with_changed_answers_are_drawn_as_often_as_asked_for(balance: f
 def test_changes_are_refused_where_nothing_changes() -> None:
     corpus = TextCorpus.of([told([("look", "a mat"), ("wait", ".")])], TextManifest("scienceworld", "toy"))
     with pytest.raises(UserError, match=r"No training window of 2 transitions .* leave train\.changes at 0"):
-        TextSampler(corpus, np.arange(1), 0, changes=0.5).draw(0, 4, 2)
+        TextSampler(corpus, np.arange(1), 0, changes=0.5).refuse_unchanging(2)
+
+
+def test_windows_too_short_to_show_a_change_are_drawn_anywhere() -> None:
+    moved = [("look", "a mat"), ("take mat", "."), ("look", "nothing")]
+    corpus = TextCorpus.of([told(moved)], TextManifest("scienceworld", "toy"))
+    changing, plain = (TextSampler(corpus, np.arange(1), 0, changes=share) for share in (0.5, 0.0))
+    changing.refuse_unchanging(3)
+    assert drawn(changing.draw(0, 50, 1)) == drawn(plain.draw(0, 50, 1))
+
+
+def test_a_cut_opening_still_ends_where_what_is_seen_begins() -> None:
+    long = replace(play(0, "train"), description="look " * 40, initial="")
+    corpus = TextCorpus.of([long, play(1, "train")], TextManifest("scienceworld", "toy"), most=8)
+    assert len(corpus.openings[0]) == 8 and corpus.openings[0][-1] == corpus.vocabulary.index("<seen>")
+    # A long task is no initial state.
+    assert corpus.stated.tolist() == [False, True]
 
 
 def test_the_initial_state_comes_before_what_is_seen_where_it_is_asked_for() -> None:

@@ -15,6 +15,7 @@ pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"'
 pytest.importorskip("pyarrow", reason='text recordings need pip install "loopwm[text]"')
 pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm[text]"')
 
+from timed_once import timed_once
 from toy_text import episodes, play, tiny
 
 from loopwm.cli import main
@@ -39,7 +40,8 @@ def runs(toy_recording: Path, toy_run: Path, tmp_path_factory: pytest.TempPathFa
 def test_a_run_is_measured_beside_rules_and_another_run(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", str(runs[0]), "--benchmark", "scienceworld", "--against", str(runs[1]), "--resamples", "50"]
     words += ["--per-type", "6"]
-    assert main([*words, "--track", "markov", "--looping"]) == 0
+    with timed_once():
+        assert main([*words, "--track", "markov", "--looping"]) == 0
     said = capsys.readouterr().out
     found = json.loads((runs[0] / "benchmark-markov-validation.json").read_text())
     assert set(found["systems"]) >= {"looped", "stack-equal-params", "last action"}
@@ -131,6 +133,8 @@ def test_bad_input_is_answered_in_a_sentence(runs: list[Path], capsys: pytest.Ca
     assert "a recording of texts" in refused(capsys, run)
     same = refused(capsys, run, "--benchmark", "scienceworld", "--against", run, "--out", "x.json")
     assert "Two of the runs are called 'looped'" in same
+    alone = [str(runs[1]), "--benchmark", "scienceworld"]
+    assert "A stack has no loop to be measured" in refused(capsys, *alone, "--looping", "--out", "x.json")
 
 
 def test_windows_of_games_that_were_trained_on_are_refused(

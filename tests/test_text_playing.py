@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,15 +12,17 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv
+from rich.console import Console
 
 pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
 
 import loopwm
 from loopwm.cli import main
+from loopwm.commands.imagine import real_world
 from loopwm.envs.imagined_text import ImaginedTextConfig, TextWorldModelEnv
 from loopwm.errors import LoopwmError, UserError
 from loopwm.text.config import SimulatorConfig
-from loopwm.text.playing import Player, recorded_beginning
+from loopwm.text.playing import GameOver, Player, recorded_beginning
 from loopwm.text.recording import read_recording
 from loopwm.text.simulator import TextSimulator
 from loopwm.train import published
@@ -100,6 +103,22 @@ def test_a_real_world_that_fails_is_not_asked_again_and_the_game_goes_on(toy_run
     assert "real" not in player.take(other) and calls == 1
 
 
+def test_after_the_end_of_the_real_game_it_is_asked_again_once_that_is_taken_back(toy_run: Path) -> None:
+    def real(actions: Sequence[str]) -> str:
+        if len(actions) > 1:
+            raise GameOver("the real game has ended")
+        return "You have won."
+
+    game = recorded_beginning(toy_run)
+    player = Player(TextSimulator.from_run(toy_run), game, against=True, initial=False, real=real)
+    other = next(action for action in ("go", "look", "open box") if action != game.actions[0])
+    assert player.take(other).splitlines()[-1] == "  [real: You have won.]"
+    assert player.take("look").splitlines()[-1] == "  [the real game has ended]"
+    player.take("undo")
+    player.take("undo")
+    assert player.take(other).splitlines()[-1] == "  [real: You have won.]"
+
+
 def test_the_real_world_of_a_recording_stands_beside_what_is_imagined(
     toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +129,13 @@ def test_the_real_world_of_a_recording_stands_beside_what_is_imagined(
     capsys.readouterr()
     said = type_in(monkeypatch, capsys, [str(toy_run), "--data", str(data), "--against-real"], "look\n")
     assert "[real: -= " in said and "You should try going south.]" in said
+    # What is done after the end of the game has no answer.
+    game = recorded_beginning(toy_run, data)
+    with contextlib.ExitStack() as stack:
+        real = real_world(game, None, stack, Console())
+        assert real is not None and "*** The End ***" in real(game.actions)
+        with pytest.raises(GameOver, match="the real game has ended"):
+            real([*game.actions, "look"])
 
 
 def test_games_are_given_where_a_world_has_them_in_files(
@@ -224,6 +250,15 @@ def test_what_the_environment_does_not_know_is_refused(toy_run: Path) -> None:
     assert without.reset(options={"observation": "You are in the cellar."})[0] == "You are in the cellar."
 
 
+@pytest.mark.parametrize("action", ["😀" * 9, "a😀" * 9, "go " * 60, "", "look"])
+def test_any_action_is_cut_to_what_can_be_read(toy_run: Path, action: str) -> None:
+    simulator = TextSimulator.from_run(toy_run)
+    readable = simulator.readable(action)
+    assert 0 < len(simulator.vocabulary.encode([readable])[0]) <= simulator.model.action.size
+    assert readable == "?" or action.startswith(readable)
+    simulator.begin("You are in the cellar.").act(readable)
+
+
 def test_several_worlds_are_stepped_together(toy_run: Path) -> None:
     envs = SyncVectorEnv([lambda: TextWorldModelEnv.from_run(toy_run)] * 2)
     said, _ = envs.reset(seed=0)
@@ -241,6 +276,10 @@ def test_an_environment_without_a_beginning_is_refused(toy_run: Path, toy_record
         env.step("look")
     with pytest.raises(UserError, match="None of the starts"):
         env.reset(options={"game": "nowhere"})
+    with pytest.raises(UserError, match="The option initial goes with an observation of your own"):
+        env.reset(options={"initial": "The box is open."})
+    with pytest.raises(UserError, match="begins with its own observation; give one of the two"):
+        env.reset(options={"game": "toy/44", "observation": "You are in the cellar."})
     episodes = [replace(one, initial="") for one in read_recording(toy_recording)[1]]
     with pytest.raises(UserError, match="was not recorded"):
         TextWorldModelEnv(TextSimulator.from_run(toy_run), episodes, ImaginedTextConfig(initial=True))

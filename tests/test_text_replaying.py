@@ -79,7 +79,10 @@ def test_a_world_that_repeats_itself_has_no_noise(tmp_path: Path, capsys: pytest
     written = json.loads(out.read_text())
     assert written["noise"]["differs"]["micro"]["mean"] == 0 and written["left_out"] == []
     assert written["noise"]["games"] == {"coin": 2}
-    assert read_noise(out, written["recordings"]).differs.micro.n == written["noise"]["differs"]["micro"]["n"]
+    assert (
+        read_noise(out, written["recordings"], "validation").differs.micro.n
+        == written["noise"]["differs"]["micro"]["n"]
+    )
     assert main(["benchmark", "replay", "--data", str(data), "--out", str(out)]) == 2
     assert "already exists" in capsys.readouterr().err
     assert main(["benchmark", "replay", "--data", str(data), "--out", str(tmp_path / "no"), "--split", "test"]) == 2
@@ -87,6 +90,8 @@ def test_a_world_that_repeats_itself_has_no_noise(tmp_path: Path, capsys: pytest
     assert main(["benchmark", "repaly", "--data", str(data)]) == 2
     assert "There is nothing called 'repaly' to benchmark; choose rules or replay." in capsys.readouterr().err
     with pytest.raises(UserError, match=r"is of another recording, coins\.parquet"):
-        read_noise(out, {"coins.parquet": "0"})
+        read_noise(out, {"coins.parquet": "0"}, "validation")
+    with pytest.raises(UserError, match="is of the split validation, not of test"):
+        read_noise(out, written["recordings"], "test")
     with pytest.raises(UserError, match="is not what loopwm benchmark replay writes"):
-        read_noise(data, {})
+        read_noise(data, {}, "validation")

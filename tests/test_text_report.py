@@ -22,6 +22,7 @@ pytest.importorskip("pyarrow", reason='text recordings need pip install "loopwm[
 pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm[text]"')
 
 from test_report import Elements
+from timed_once import timed_once
 from toy_text import tiny
 
 from loopwm.cli import main
@@ -50,7 +51,8 @@ def runs(toy_recording: Path, toy_run: Path, tmp_path_factory: pytest.TempPathFa
         train(replace(config, model=replace(config.model, system=system)), folder / system)
     found = [folder / system for system in SYSTEMS]
     against = ["--against", *map(str, found[1:])]
-    assert main(["evaluate", str(found[0]), *FEW, *against, "--looping"]) == 0
+    with timed_once():
+        assert main(["evaluate", str(found[0]), *FEW, *against, "--looping"]) == 0
     assert main(["evaluate", str(found[0]), *FEW, "--no-rules", "--track", "one-step"]) == 0
     return found
 

@@ -25,12 +25,17 @@ from loopwm.model.config import ExitConfig, ModelConfig
 from loopwm.model.world_model import WorldModel
 from loopwm.text.benchmark.windows import TRACKS, Window, cut
 from loopwm.text.config import SimulatorConfig
+from loopwm.text.corpus import TextCorpus, text_windows
 from loopwm.text.recording import TextManifest, write_recording
+from loopwm.text.sampling import TextSampler
+from loopwm.text.scenes import Scenes
 from loopwm.text.simulator import Scene, TextSimulator
 from loopwm.train.checkpoint import NAME, load
 from loopwm.train.journal import read_log
 from loopwm.train.runs import train
+from loopwm.train.text import validate_text
 from loopwm.train.trainer import Trainer
+from loopwm.train.validation import validate
 
 # ---- learning ----
 
@@ -112,6 +117,34 @@ def test_every_system_learns_from_texts_in_both_ways_of_decoding(
     assert result.skipped == 0
     restored = load(tmp_path / "run")
     assert restored.observation.names[0] == "<pad>"
+
+
+def test_deferred_terms_are_of_the_transitions_that_there_are(toy_recording: Path, tmp_path: Path) -> None:
+    config = tiny(toy_recording)
+    config = replace(config, model=replace(config.model, summary=True), loss=replace(config.loss, decoding="deferred"))
+    trainer, corpus = Trainer(config, tmp_path), TextCorpus.read(toy_recording)
+    terms, generator = [], torch.Generator()
+    # Of episode 0, which has 3 transitions, a window of 3 and one that goes on for as many that do not exist.
+    for length in (3, 6):
+        windows = text_windows(corpus, np.array([0]), np.array([0]), length)
+        latents = trainer.objective.unroll(trainer.model, windows, 3, generator)
+        found = trainer.objective.terms(trainer.model, windows, latents)
+        terms.append({"total": found.total.item()} | {name: one.item() for name, one in found.further.items()})
+    whole, padded = terms
+    assert whole["consistency"] > 0 and whole["drift"] > 0
+    assert padded == pytest.approx(whole, rel=1e-5)
+
+
+def test_validation_looks_a_second_time_with_an_exit(toy_run: Path, toy_recording: Path) -> None:
+    corpus, device = TextCorpus.read(toy_recording), torch.device("cpu")
+    windows = TextSampler(corpus, corpus.split("validation"), 0).draw(0, 40, 6)
+    model = load(toy_run)
+    plain = validate(model, windows, device)
+    early = validate(model, windows, device, ExitConfig("residual", 1e9))
+    assert {name: early[name] for name in plain} == plain
+    assert early["exit_one_step_loops"] == early["exit_open_loop_loops"] == 1
+    one_loop = validate_text(model, windows, device, ExitConfig("residual", 1e9))
+    assert early["exit_one_step"] == one_loop["one_step"] != plain["one_step"]
 
 
 def test_the_words_of_a_run_are_kept_with_it(toy_recording: Path, toy_run: Path) -> None:
@@ -209,6 +242,13 @@ def test_reading_what_was_imagined_is_another_way_of_going_on(toy_run: Path) -> 
     for action, expected in zip(window.actions, answers, strict=True):
         replay, answer = replay.act(action)
         assert answer.observation == expected
+
+
+def test_what_was_written_last_is_not_read_again(toy_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, saw = [], Scenes.saw
+    monkeypatch.setattr(Scenes, "saw", lambda self, tokens: read.append(tokens) or saw(self, tokens))
+    TextSimulator.from_run(toy_run, SimulatorConfig(decode=True)).predict(questions("history")[:2])
+    assert len(read) == TRACKS["history"].steps - 1
 
 
 def test_an_exit_is_followed(toy_run: Path) -> None:

@@ -59,6 +59,16 @@ def test_an_unknown_word_is_spelt() -> None:
     assert [VOCABULARY.words[token][-1] for token in VOCABULARY.encode(["zyzzyva"])[0]] == [*"zyzzyva"]
 
 
+def test_an_unknown_word_has_nothing_of_a_known_one_that_it_begins_with() -> None:
+    vocabulary = Vocabulary.of(["a bee, the ant"])
+    tokens = vocabulary.encode(["bee beetle bees, anthill 12"])[0]
+    words = [vocabulary.words[token].removeprefix(SPACE).removeprefix(INSIDE) for token in tokens]
+    assert words == ["bee", *"beetle", *"bees", ",", *"anthill", "1", "2"]
+    # As a window spells a known word out, so an unknown one comes.
+    known = vocabulary.words.index(SPACE + "bee")
+    assert vocabulary.spelled(known) == vocabulary.encode(["beetle"])[0][:3]
+
+
 def test_writing_stops_at_the_end() -> None:
     words = VOCABULARY.encode(["You move"])[0]
     assert VOCABULARY.decode([*words, VOCABULARY.index("<end>"), *words]) == "You move"

@@ -58,7 +58,7 @@ def main(words: list[str]) -> None:
     if arguments.out is not None:
         refuse_existing(arguments.out, "choose another file or remove it")
     world, digests, episodes = read_world(arguments.data)
-    noise = read_noise(arguments.replay, digests) if arguments.replay is not None else None
+    noise = read_noise(arguments.replay, digests, arguments.windows.split) if arguments.replay is not None else None
     if arguments.hold_out:
         episodes = hold_out(episodes, arguments.hold_out)
     told = Console(stderr=True)

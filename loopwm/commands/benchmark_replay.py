@@ -59,7 +59,9 @@ def main(words: list[str]) -> None:
         if one.split == arguments.split and (not arguments.actors or one.actor in arguments.actors)
     ]
     if not chosen:
-        raise UserError(f"{arguments.data} has no {arguments.split} episode of {' or '.join(arguments.actors)}.")
+        raise UserError(
+            f"{arguments.data} has no {arguments.split} episode of {' or '.join(arguments.actors) or 'anyone'}."
+        )
     make = partial(Replaying, maker(manifest.world, where(manifest.world, arguments.games)), chosen)
     with TerminalProgress("playing again", "episode") as progress:
         again, left_out = replayed(make, chosen, arguments.workers, progress.advance)

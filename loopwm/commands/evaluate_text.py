@@ -54,7 +54,7 @@ def main(words: list[str]) -> None:
     from loopwm.model.config import ExitConfig
     from loopwm.text.benchmark.benchmark import prepare, run_benchmark
     from loopwm.text.benchmark.examples import ExamplesConfig, Remembering, draw
-    from loopwm.text.benchmark.looping import LoopingConfig, lines, looping
+    from loopwm.text.benchmark.looping import LoopingConfig, lines, looping, refuse_without_loop
     from loopwm.text.benchmark.tables import reported_json, tables
     from loopwm.text.config import SimulatorConfig
     from loopwm.text.evaluation import measured, of_runs, recorded, refuse_trained_on
@@ -67,6 +67,8 @@ def main(words: list[str]) -> None:
         refuse_existing(out, "add --overwrite, or give another file with --out")
     runs = (arguments.run, *arguments.against)
     simulators = of_runs(runs, SimulatorConfig(beam=arguments.beam, decode=arguments.decode), arguments.device)
+    if arguments.looping:
+        refuse_without_loop(simulators[arguments.run.name].model)
     digests, episodes = recorded(arguments.benchmark, runs, arguments.data)
     rules = BenchmarkConfig.rules if arguments.rules else ()
     config = BenchmarkConfig(windows=chosen, resamples=arguments.resamples, seed=chosen.seed, rules=rules)

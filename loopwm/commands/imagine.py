@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,6 +72,7 @@ def real_world(game: Beginning, games: Path | None, stack: contextlib.ExitStack,
     Raises:
         UserError: `games` are given, and the world has none to be found.
     """
+    from loopwm.text.playing import GameOver
     from loopwm.text.worlds.registry import TEXT_WORLDS, where
 
     if game.world not in TEXT_WORLDS:
@@ -84,7 +86,14 @@ def real_world(game: Beginning, games: Path | None, stack: contextlib.ExitStack,
     except LoopwmError as error:
         console.print(f"(only recorded answers are shown: {error})", markup=False)
         return None
-    return lambda actions: world.replay(game.name, actions)[-1]
+
+    def asked(actions: Sequence[str]) -> str:
+        answers = world.replay(game.name, actions)
+        if len(answers) < len(actions):
+            raise GameOver("the real game has ended")
+        return answers[-1]
+
+    return asked
 
 
 def play(player: Player, console: Console) -> None:

@@ -32,7 +32,7 @@ from loopwm.data.meta import ATTRIBUTE, TIME_CONVENTION, StoreMeta, read_meta
 from loopwm.errors import UserError
 from loopwm.files import atomic_write, refuse_existing
 from loopwm.interrupts import interrupted_between
-from loopwm.text.recording import is_recording
+from loopwm.text.recording import is_recording, missing
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -230,6 +230,8 @@ class Store:
             UserError: the file is missing, unreadable, truncated, not a store, or breaks one of these rules.
         """
         path = Path(path)
+        if not path.exists() and path.suffix == ".parquet":
+            raise UserError(missing(path))
         if not path.exists():
             raise UserError(
                 f"There is no store at {path}; record one with: loopwm collect billiards --out {shlex.quote(str(path))}"

@@ -132,6 +132,11 @@ class TextWorldModelEnv(gymnasium.Env[str, str]):
         unknown = sorted(options.keys() - {"game", "observation", "description", "initial"})
         if unknown:
             raise UserError(f"reset knows the options game, or observation, description and initial, not {unknown[0]}.")
+        told = sorted(options.keys() & {"description", "initial"})
+        if told and "observation" not in options:
+            raise UserError(f"The option {told[0]} goes with an observation of your own; give that as well.")
+        if "observation" in options and "game" in options:
+            raise UserError("A game of the recording begins with its own observation; give one of the two options.")
         if "observation" in options:
             observation, description, initial = (
                 str(options.get(name, "")) for name in ("observation", "description", "initial")

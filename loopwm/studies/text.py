@@ -22,6 +22,7 @@ from loopwm.studies.jobs import Job, train_all
 from loopwm.studies.systems import with_system
 from loopwm.studies.text_earlier import SAME, Earlier
 from loopwm.text.benchmark.benchmark import BenchmarkConfig, BenchmarkResult, prepare, run_benchmark
+from loopwm.text.benchmark.lexicon import WORLDS
 from loopwm.text.benchmark.looping import Looping, LoopingConfig, looping
 from loopwm.text.benchmark.sources import read_world
 from loopwm.text.benchmark.tables import reported_json
@@ -47,6 +48,9 @@ def run_text_study(config: TextStudyConfig) -> Path:
     """
     refuse_existing(config.result, "move it away or choose another file with --out")
     world, digests, episodes = read_world((config.data, *config.further))
+    if world not in WORLDS:
+        known = " and ".join(WORLDS)
+        raise UserError(f"{config.data} was recorded in {world}, for which there are no rules; there are for {known}.")
     if world != config.world:
         raise UserError(f"{config.data} was recorded in {world}, not in {config.world}; study {world} instead.")
     base = settings_of(config)

@@ -55,7 +55,7 @@ class Published:
 
 def page(found: Published) -> str:
     """All tables."""
-    tables = [part(found.worlds) for part in (errors, controls, depths, loops, sizes, made_by)]
+    tables = [part(found.worlds) for part in (errors, imagined, controls, depths, loops, sizes, made_by)]
     if found.capacity is not None:
         tables.append(capacity(found.capacity))
     return "\n\n".join([*tables, *data(found)])
@@ -74,6 +74,27 @@ def errors(results: dict[str, dict[str, Any]]) -> str:
         keys = ("mse_looped", "mse_looped_over_equal_flops", "mse_looped_over_equal_params")
         sample = f"{found['mse_looped']['n']:,}, {found['mse_looped']['episodes']}"
         lines.append(f"| {name} | " + " | ".join(interval_text(found[key]) for key in keys) + f" | {sample} |")
+    return "\n".join(lines)
+
+
+def imagined(results: dict[str, dict[str, Any]], horizon: int = 10) -> str:
+    """Open loop: three systems."""
+    lines = [
+        f"### Imagined, {horizon} steps ahead",
+        "",
+        "Error at that step, mean over seeds; in brackets those of the seeds.",
+        "",
+        "| world | looped | stack, equal FLOPs | stack, equal parameters |",
+        "|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        cells = []
+        for system in ("looped", "stack-equal-flops", "stack-equal-params"):
+            curves = [dict(run["open_loop"])["imagined"] for run in result["runs"] if run["system"] == system]
+            found = [curve[horizon - 1] for curve in curves if len(curve) >= horizon]
+            seeds = ", ".join(f"{error:.3f}" for error in found)
+            cells.append(f"{sum(found) / len(found):.3f} ({seeds})" if found else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loopwm.errors import UserError
 from loopwm.model.config import ExitConfig
@@ -14,7 +14,7 @@ class SimulatorConfig:
 
     num_loops: int | None = None
     """T of every step; mu when left out."""
-    exit: ExitConfig | None = None
+    exit: ExitConfig = field(default_factory=ExitConfig)
     """Lets a step take fewer loops."""
     beam: int = 1
     """Texts kept while writing; 1 takes the likeliest word every time."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +56,7 @@ class TextCorpus:
     Attributes:
         observations: of every row. actions: of every row, empty in the final ones.
         openings: of every episode, what comes before the first observation that is seen: the task.
-        states: the same with the complete initial state, where it is recorded.
+        states: the same with the complete initial state, where it is recorded; `stated` says of which that is.
         rewards, continues: (rows,) float32.
         ep_len, ep_offset: (episodes,) int64.
         splits, kinds: of every episode; kinds are types of task.
@@ -69,6 +68,7 @@ class TextCorpus:
     actions: Ragged
     openings: Ragged
     states: Ragged
+    stated: np.ndarray
     rewards: np.ndarray
     continues: np.ndarray
     ep_len: np.ndarray
@@ -107,8 +107,11 @@ class TextCorpus:
             manifest=manifest,
             observations=Ragged.of(seen, most),
             actions=Ragged.of(done, most),
-            openings=Ragged.of([opening(vocabulary, one.description) for one in episodes], most),
-            states=Ragged.of([opening(vocabulary, one.description, one.initial) for one in episodes], 8 * most),
+            openings=Ragged.of([closed(opening(vocabulary, one.description), most) for one in episodes], most),
+            states=Ragged.of(
+                [closed(opening(vocabulary, one.description, one.initial), 8 * most) for one in episodes], 8 * most
+            ),
+            stated=np.array([bool(one.initial) for one in episodes]),
             rewards=np.array(gains, np.float32),
             continues=np.array(going, np.float32),
             ep_len=lengths,
@@ -122,11 +125,6 @@ class TextCorpus:
         """The recording at `path`; see `of`."""
         manifest, episodes = read_recording(path)
         return cls.of(episodes, manifest, None, most)
-
-    @cached_property
-    def stated(self) -> np.ndarray:
-        """(episodes,): of which the complete initial state is recorded."""
-        return self.states.lengths > self.openings.lengths
 
     def told(self, episode: int, start: int, initial: bool, length: int) -> Told:
         """What a window of an episode tells, without padding; see `text_windows`."""
@@ -176,6 +174,11 @@ def opening(vocabulary: Vocabulary, description: str, initial: str = "") -> list
     task, state, seen = (vocabulary.index(special) for special in (TASK, STATE, SEEN))
     words, *parts = vocabulary.encode([description, *(part for part in initial.split("\n\n") if part)])
     return [task, *words, *(word for part in parts for word in (state, *part)), seen]
+
+
+def closed(opening: list[int], most: int) -> list[int]:
+    """An opening of at most `most` tokens, which still ends with <seen>."""
+    return opening if len(opening) <= most else [*opening[: most - 1], opening[-1]]
 
 
 def text_windows(

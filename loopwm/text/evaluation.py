@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loopwm.errors import UserError
 from loopwm.files import file_digest
+from loopwm.text.benchmark.lexicon import WORLDS
 from loopwm.text.benchmark.sources import read_world
 from loopwm.text.benchmark.windows import Window, refuse_overlap
 from loopwm.text.config import SimulatorConfig
@@ -49,6 +50,11 @@ def recorded(world: str, runs: Sequence[Path], data: Sequence[Path] = ()) -> tup
             raise UserError(f"The runs were trained on different recordings, {named}; say which with --data.")
         files = list(found)
     seen, digests, episodes = read_world(files)
+    if seen not in WORLDS:
+        raise UserError(
+            f"{files[0]} was recorded in {seen}, for which there are no rules; the benchmark "
+            f"knows {' and '.join(WORLDS)}."
+        )
     if seen != world:
         raise UserError(f"{files[0]} was recorded in {seen}, not in {world}; give --benchmark {seen}.")
     return digests, episodes

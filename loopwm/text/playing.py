@@ -65,6 +65,10 @@ def recorded_beginning(run: Path | str, data: Path | None = None, game: str | No
 Real = Callable[[Sequence[str]], str]
 
 
+class GameOver(LoopwmError):
+    """The real world has no answer to what is done after its end; to what was done before, it still has."""
+
+
 class Player:
     """Takes lines, and keeps every moment so that it can be gone back to.
 
@@ -72,8 +76,8 @@ class Player:
         against: say what was recorded, while recorded actions are taken, or what `real` answers, and go on from that
             instead of what was imagined.
         initial: show the complete initial state.
-        real: all actions so far -> what the real world answers to the last of them; None where there is none. Once it
-            fails it is not asked again.
+        real: all actions so far -> what the real world answers to the last of them, or GameOver; None where there is
+            none. Once it fails it is not asked again.
     """
 
     def __init__(
@@ -131,6 +135,9 @@ class Player:
             return None
         try:
             return self.real(self.taken)
+        except GameOver as error:
+            said.append(f"  [{error}]")
+            return None
         except LoopwmError as error:
             self.real = None
             said.append(f"  [the real world is not asked any more: {error}]")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -122,6 +123,14 @@ def write_recording(path: Path, episodes: Iterable[TextEpisode], manifest: TextM
     return manifest
 
 
+WHICH = "scienceworld|alfworld|textworld"
+
+
+def missing(path: Path) -> str:
+    """What to do where there is no recording."""
+    return f"There is no recording at {path}; record one with: loopwm collect {WHICH} --out {shlex.quote(str(path))}"
+
+
 def read_recording(path: Path) -> tuple[TextManifest, list[TextEpisode]]:
     """Every episode of the recording at `path`, in order, checked against its digest.
 
@@ -130,13 +139,13 @@ def read_recording(path: Path) -> tuple[TextManifest, list[TextEpisode]]:
     """
     pq, path = parquet(), Path(path)
     if not path.is_file():
-        raise UserError(f"There is no recording at {path}; record one with: loopwm collect textworld --out {path}")
+        raise UserError(missing(path))
     try:
         table = pq.read_table(path)
         manifest = TextManifest(**json.loads((table.schema.metadata or {})[KEY]))
     except KeyError:
         raise UserError(
-            f"{path} is no text recording of loopwm; record one with: loopwm collect textworld --out FILE"
+            f"{path} is no text recording of loopwm; record one with: loopwm collect {WHICH} --out FILE"
         ) from None
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -50,6 +50,9 @@ class TextSampler(Sampler):
         if not self._share_of_changes:
             return which, start
         owner, begin, likely = self._where_answers_change(length)
+        if not len(owner):
+            # Windows that grow are too short for it in the beginning.
+            return which, start
         chosen = np.searchsorted(likely, generator.random(batch) * likely[-1], side="right")
         there = generator.random(batch) < self._share_of_changes
         return np.where(there, owner[chosen], which), np.where(there, begin[chosen], start)
@@ -70,15 +73,18 @@ class TextSampler(Sampler):
                 for episode, starts in zip(self.episodes, self.starts(length), strict=True)
             ]
             owner = np.repeat(np.arange(len(found)), [len(one) for one in found])
-            if not len(owner):
-                raise UserError(
-                    f"No training window of {length} transitions holds an action that is answered otherwise than "
-                    "before; leave train.changes at 0."
-                )
             kinds = self._kinds[owner]
             likely = np.cumsum(np.bincount(kinds)[kinds].astype(np.float64) ** -self._balance)
             self._changing[length] = owner, np.concatenate(found), likely
         return self._changing[length]
+
+    def refuse_unchanging(self, length: int) -> None:
+        """Raise UserError where windows with changed answers are asked for, and none of this length has one."""
+        if self._share_of_changes and not len(self._where_answers_change(length)[0]):
+            raise UserError(
+                f"No training window of {length} transitions holds an action that is answered otherwise than before; "
+                "leave train.changes at 0."
+            )
 
     def cut(self, episode: np.ndarray, start: np.ndarray, length: int, generator: np.random.Generator) -> Windows:
         """Windows (B, K, ...) of them; some are told the initial state, names in some are spelled out."""

@@ -22,6 +22,7 @@ from loopwm.text.scenes import Scenes
 from loopwm.text.vocabulary import Vocabulary
 from loopwm.train.checkpoint import load
 from loopwm.train.journal import read_config
+from loopwm.train.published import folders
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class TextSimulator:
 
     @classmethod
     def from_run(cls, run: Path | str, config: SimulatorConfig | None = None, device: str = "cpu") -> TextSimulator:
-        """The simulator that a run folder has learned; `memory` is the length of its windows where none is given."""
-        config, settings = config or SimulatorConfig(), Path(run) / "config.yaml"
+        """The simulator that a run folder has learned, or a model that comes with loopwm, by its name; `memory` is the
+        length of its windows where none is given."""
+        config, settings = config or SimulatorConfig(), folders().get(str(run), Path(run)) / "config.yaml"
         if config.memory is None and settings.is_file():
             config = replace(config, memory=read_config(settings).train.window)
         return cls(load(run, device=device), config)
@@ -117,20 +119,21 @@ class TextSimulator:
             last: give only what the last action leads to. In the latent the steps before it are not written at all.
 
         Raises:
-            UserError: the windows have different numbers of actions.
+            UserError: there is no window or none has an action, or they have different numbers of them.
         """
         steps = {len(window.actions) for window in windows}
-        if len(steps) > 1:
-            raise UserError(f"Windows of {sorted(steps)} actions cannot be imagined together.")
+        if len(steps) != 1 or 0 in steps:
+            raise UserError(f"Windows of {sorted(steps) or 'no'} actions cannot be imagined together.")
         return self.going_on(self.read(windows), [window.actions for window in windows], last)
 
     def going_on(self, scenes: Scenes, actions: Sequence[Sequence[str]], last: bool = False) -> Foreseen:
         """What K actions in each of B worlds lead to; `last` as in `foresee`."""
         found: list[Foreseen] = []
-        told = padded(_even([self._actions(row) for row in actions])).to(self.device)
+        told = padded([self._actions(row) for row in actions]).to(self.device)
         scenes, u = scenes.intending(told)
         for step in range(told.shape[1]):
-            wanted = not last or step == told.shape[1] - 1
+            ends = step == told.shape[1] - 1
+            wanted = ends or not last
             scenes, loops = scenes.acted(told[:, step], u[:, step])
             if not wanted and not self.config.decode:
                 continue
@@ -140,7 +143,7 @@ class TextSimulator:
                 found.append(
                     Foreseen([[text] for text in texts], written.log_probability.exp()[:, None], loops[:, None])
                 )
-            if self.config.decode:
+            if self.config.decode and not ends:
                 scenes = scenes.saw(self._words(texts))
         return Foreseen.joined(found)
 
@@ -155,6 +158,9 @@ class TextSimulator:
     def readable(self, action: str) -> str:
         """As much of an action as the model can read; something unknown where there is nothing."""
         tokens = self.vocabulary.encode([action])[0][: self.model.action.size]
+        # Cut within the number of a character, what is left is more tokens than it was.
+        while len(self.vocabulary.encode([self.vocabulary.decode(tokens)])[0]) > self.model.action.size:
+            tokens.pop()
         return self.vocabulary.decode(tokens) or "?"
 
     def _words(self, observations: Sequence[str]) -> Tensor:
@@ -193,12 +199,6 @@ class TextSimulator:
 
 _AT_ONCE = 32
 """Windows that are imagined together."""
-
-
-def _even(rows: Sequence[list[np.ndarray]]) -> list[list[np.ndarray]]:
-    """Rows of texts, made equally long with texts that say nothing."""
-    longest = max(len(row) for row in rows)
-    return [[*row, *[np.zeros(0, np.int32)] * (longest - len(row))] for row in rows]
 
 
 @dataclass(frozen=True)

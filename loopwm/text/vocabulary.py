@@ -91,7 +91,17 @@ class Vocabulary:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of every text, without `<begin>` and `<end>`."""
         known = [self._unknown.sub(lambda found: f"{ESCAPE}{ord(found[0]):x}{ESCAPE}", plain(text)) for text in texts]
-        return [one.ids for one in self._tokenizer.encode_batch([*map(_marked, known)], add_special_tokens=False)]
+        found = self._tokenizer.encode_batch([*map(_marked, known)], add_special_tokens=False)
+        return [self._lettered(one.ids) for one in found]
+
+    def _lettered(self, tokens: list[int]) -> list[int]:
+        """Unknown words by their letters alone: a known word that one begins with is no part of it."""
+        inside = self._inside
+        goes_on = [token in inside for token in (*tokens[1:], 0)]
+        if not any(goes_on):
+            return tokens
+        parts = [self.spelled(token) if on else [token] for token, on in zip(tokens, goes_on, strict=True)]
+        return [token for part in parts for token in part]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens, up to `<end>`; the inverse of `encode` up to white space."""
@@ -113,6 +123,11 @@ class Vocabulary:
         others = bare[1:]
         pieces = [word.removesuffix(others), *(INSIDE + letter for letter in others)]
         return [self._index[piece] for piece in pieces]
+
+    @cached_property
+    def _inside(self) -> frozenset[int]:
+        """Pieces that go on a word."""
+        return frozenset(i for i, word in enumerate(self.words) if word.startswith(INSIDE) and len(word) > len(INSIDE))
 
     @cached_property
     def _index(self) -> dict[str, int]:

@@ -95,6 +95,16 @@ def _texts(config: RunConfig) -> TrainingData:
     _refuse_missing_split(config.data, train, validation)
     # The same windows whatever the seed of the run, so that runs can be compared.
     settings = config.train
+    sampler = TextSampler(
+        corpus,
+        train,
+        settings.seed,
+        settings.initial,
+        settings.spell,
+        settings.balance,
+        settings.changes,
+    )
+    sampler.refuse_unchanging(settings.window)
     looked_at = TextSampler(corpus, validation, 0, settings.initial, balance=settings.balance)
     windows = looked_at.draw(0, _VALIDATION_TEXTS, settings.window)
     return TrainingData(
@@ -102,15 +112,7 @@ def _texts(config: RunConfig) -> TrainingData:
         observation=corpus.observation,
         action=corpus.action,
         statistics=corpus.statistics(train),
-        sampler=TextSampler(
-            corpus,
-            train,
-            settings.seed,
-            settings.initial,
-            settings.spell,
-            settings.balance,
-            settings.changes,
-        ),
+        sampler=sampler,
         validation=windows,
         columns=None,
         validation_episodes=validation,

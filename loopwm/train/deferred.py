@@ -71,6 +71,11 @@ def drift(latents: Tensor) -> Tensor:
     return torch.linalg.vector_norm(latents[:, 1:] - latents[:, :-1], dim=(-2, -1)) / size
 
 
-def budget(moves: Tensor, cmax: float) -> Tensor:
-    """Eq. 21: mean over windows of max(0, sum of the moves (B, K - 1) - (K - 1) Cmax)."""
-    return (moves.sum(1) - moves.shape[1] * cmax).clamp(min=0).mean()
+def budget(moves: Tensor, cmax: float, counts: Tensor | None = None) -> Tensor:
+    """Eq. 21: mean over windows of max(0, sum of the moves (B, K - 1) - (K - 1) Cmax).
+
+    Args:
+        counts: (B,), the moves that there are, where those of some windows are 0 because there are none.
+    """
+    allowed = moves.shape[1] if counts is None else counts
+    return (moves.sum(1) - allowed * cmax).clamp(min=0).mean()

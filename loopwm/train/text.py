@@ -17,7 +17,7 @@ from loopwm.model.trace import Trace
 from loopwm.model.world_model import WorldModel
 from loopwm.text.corpus import VALID
 from loopwm.train.config import LossConfig
-from loopwm.train.deferred import budget, consistency, drift, embeddings
+from loopwm.train.deferred import budget, drift, embeddings
 from loopwm.train.losses import LossTerms, task_errors, visible_steps
 
 
@@ -90,16 +90,18 @@ class TextDecoding:
         return self._deferred(model, windows, latents, terms) if config.decoding == "deferred" else terms
 
     def _deferred(self, model: WorldModel, windows: Windows, latents: Tensor, terms: LossTerms) -> LossTerms:
-        """With the terms of Eq. 20-21."""
-        deferred, moves = self.config.deferred, drift(latents)
+        """With the terms of Eq. 20-21, of what comes before the ends of windows."""
+        deferred, on_the_way = self.config.deferred, windows.labels[VALID][:, 1:]
+        moves = drift(latents) * on_the_way
         further = {
-            "budget": budget(moves, deferred.cmax),
-            "drift": moves.detach().mean() if moves.numel() else moves.new_zeros(()),
+            "budget": budget(moves, deferred.cmax, on_the_way.sum(1)),
+            "drift": mean(moves.detach(), on_the_way),
         }
         total = terms.total + deferred.beta * further["budget"]
         if deferred.alpha:
             target = embeddings(model, windows.observations[:, windows.past + 1 :])[:, :-1]
-            further["consistency"] = consistency(model.summary(latents[:, :-1]), target)
+            apart = (model.summary(latents[:, :-1]) - target).square().mean((-2, -1))
+            further["consistency"] = mean(apart, on_the_way)
             total = total + deferred.alpha * further["consistency"]
         return replace(terms, total=total, further=further)
 
@@ -130,16 +132,17 @@ def validate_text(
     (`open_loop`); and the share of texts all of whose words are likelier than not (`one_step_sure`, `open_loop_sure`).
 
     A text all of whose words have more than half of the probability is what greedy decoding would write, so the shares
-    are lower bounds of exact matches.
+    are lower bounds of exact matches. With an exit also mean loops, `one_step_loops` and `open_loop_loops`.
     """
     found: dict[str, float] = {}
     length = windows.rewards.shape[1]
     views = {"one_step": torch.ones(length, dtype=torch.bool), "open_loop": torch.arange(length) < 1}
     for name, view in views.items():
-        losses, words, sure, texts = 0.0, 0, 0, 0
+        losses, words, sure, texts, loops = 0.0, 0, 0, 0, 0.0
         for first in range(0, len(windows), batch):
             part = windows[first : first + batch].to(device)
-            latents = unrolled(model, part, view.expand(len(part), -1).to(device), exit=exit)
+            trace = None if exit is None else Trace(residuals=False)
+            latents = unrolled(model, part, view.expand(len(part), -1).to(device), exit=exit, trace=trace)
             targets = written(model, part, latents, part.labels[VALID])
             losses -= float(targets.log_probability.sum())
             words += len(targets.log_probability)
@@ -148,5 +151,7 @@ def validate_text(
             doubtful = replace(targets, log_probability=unsure).per_text()
             sure += int(((doubtful == 0) & count).sum())
             texts += int(count.sum())
+            loops += 0.0 if trace is None else float((trace.loops.to(device) * count).sum())
         found |= {name: losses / max(words, 1), f"{name}_sure": sure / max(texts, 1)}
+        found |= {} if exit is None else {f"{name}_loops": loops / max(texts, 1)}
     return found

@@ -29,11 +29,13 @@ def validate(
         with an exit rule also `exit_one_step` and `exit_open_loop`, and mean loops `exit_one_step_loops` and
         `exit_open_loop_loops`.
     """
+    leaves = exit is not None and exit.rule != "fixed"
     if model.reads_text:
-        return validate_text(model, windows, device, exit)
+        early = validate_text(model, windows, device, exit) if leaves else {}
+        return validate_text(model, windows, device) | {f"exit_{name}": value for name, value in early.items()}
     windows = windows[:most].to(device)
     found, _ = _errors(model, windows, None)
-    if exit is None or exit.rule == "fixed":
+    if not leaves:
         return found
     errors, loops = _errors(model, windows, exit)
     early = {f"exit_{name}": value for name, value in errors.items()}

@@ -4,7 +4,8 @@ A target shows something for the first time if it is
 
     first look      a room, a receptacle or the inside of one (`look around`, `go to shelf 1`, `open fridge 1`) of which
                     nothing in view has shown the same;
-    first reading   a temperature, a position or a time that the same action on the same thing has not read in view;
+    first reading   a temperature, a position or a time that the same action on the same thing has not read in view,
+                    nor the earliest observation in view, whose action is not known, in the same words;
     first contents  any other answer that lists contents, to an action that nothing in view is an answer to.
 
 In view are the observations of the context. Where the track shows the complete initial state, looks and contents are
@@ -32,7 +33,7 @@ from loopwm.text.benchmark.candidates import habit, situations, template
 from loopwm.text.benchmark.habits import Habits
 from loopwm.text.benchmark.lexicon import Lexicon
 from loopwm.text.benchmark.listings import normalised
-from loopwm.text.benchmark.patterns import place_shown, read_action
+from loopwm.text.benchmark.patterns import place_shown, read_action, without_numbers
 from loopwm.text.benchmark.windows import Window
 from loopwm.text.recording import TextEpisode
 
@@ -79,8 +80,7 @@ def cause_of(action: str, target: str, window: Window, lexicon: Lexicon, done: S
     context = window.context
     pairs = [*zip(("", *context.actions), context.observations, strict=True)]
     if is_reading(target):
-        asked = _subject(action)
-        return "" if any(is_reading(o) and _same_subject(asked, _subject(a)) for a, o in pairs if a) else CAUSES[1]
+        return "" if any(_reads_alike(target, action, *pair) for pair in pairs) else CAUSES[1]
     look = _look(action, target)
     if look is not None:
         cause, seen = CAUSES[0], any(_look(a, o) == look for a, o in pairs)
@@ -142,5 +142,11 @@ def _subject(action: str) -> frozenset[str]:
     return frozenset(" ".join(read_action(action).arguments).split()) - _STATES
 
 
-def _same_subject(first: frozenset[str], second: frozenset[str]) -> bool:
+def _reads_alike(target: str, action: str, before: str, answer: str) -> bool:
+    """Whether `answer` has read the same thing, which of what was read earliest only its words tell."""
+    if not is_reading(answer):
+        return False
+    if not before:
+        return without_numbers(normalised(answer)) == without_numbers(normalised(target))
+    first, second = _subject(action), _subject(before)
     return first <= second or second <= first

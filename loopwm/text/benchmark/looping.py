@@ -156,6 +156,12 @@ class _Asked:
         return [headline_of(one) for one in self.aggregator.aggregate(columns)]
 
 
+def refuse_without_loop(model: WorldModel) -> None:
+    """Raise UserError for a stack."""
+    if not model.core.loopable:
+        raise UserError("A stack has no loop to be measured; evaluate a looped run, or leave --looping out.")
+
+
 def looping(
     model: WorldModel,
     world: str,
@@ -169,8 +175,7 @@ def looping(
     Raises:
         UserError: the model has no loop.
     """
-    if not model.core.loopable:
-        raise UserError("A stack has no loop to be measured; evaluate a looped run.")
+    refuse_without_loop(model)
     config, asked, mu = config or LoopingConfig(), _Asked(world, windows, resamples), model.default_loops
     whole = SimulatorConfig(memory=config.memory)
     depth: dict[int, Interval] = {}

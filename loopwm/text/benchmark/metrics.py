@@ -36,20 +36,9 @@ def exact_match(predicted: str, target: str) -> float:
     return float(normalised(predicted) == normalised(target))
 
 
-def unordered_match(predicted: str, target: str) -> float:
-    """1 if both are the same but for whitespace and the order within lists, else 0."""
-    # A system that writes no lines has the words of a list right, but its elements cannot be told apart.
-    return float(exact_match(predicted, target) or unordered(predicted) == unordered(target))
-
-
 def squad_words(text: str) -> list[str]:
     """Words as SQuAD compares them: lower case, without punctuation and articles."""
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
-
-
-def token_f1(predicted: str, target: str) -> float:
-    """F1 over the multisets of words."""
-    return overlap(Counter(squad_words(predicted)), Counter(squad_words(target)))[0]
 
 
 def overlap(predicted: Counter[str], target: Counter[str]) -> tuple[float, float]:
@@ -107,6 +96,7 @@ class Scorer:
         true_text, true_listing, true_words, true_entities = self._form(target)
         return (
             float(text == true_text),
+            # A system that writes no lines has the words of a list right, but its elements cannot be told apart.
             float(text == true_text or listing == true_listing),
             overlap(words, true_words)[0],
             *self._bleu_both(text, true_text),

@@ -131,23 +131,26 @@ def replay_noise(
     return ReplayNoise(plain, sorted_lists, aggregator.episodes)
 
 
-def read_noise(path: Path, digests: Mapping[str, str]) -> ReplayNoise:
+def read_noise(path: Path, digests: Mapping[str, str], split: str) -> ReplayNoise:
     """What `loopwm benchmark replay` wrote.
 
     Args:
-        digests: of recordings, one of which it has to be of.
+        digests: of recordings, one of which it has to be of. split: of them, which it has to be of.
 
     Raises:
-        UserError: the file is not there or not such a file, or is of another recording.
+        UserError: the file is not there or not such a file, or is of another recording or split.
     """
     # Takes long to import, and the options of the command need the rest of this module.
     from pydantic import TypeAdapter
 
     try:
         content = json.loads(path.read_text())
-        noise, known = TypeAdapter(ReplayNoise).validate_python(content["noise"]), content["recordings"]
+        noise = TypeAdapter(ReplayNoise).validate_python(content["noise"])
+        known, replayed = dict(content["recordings"]), str(content["split"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not what loopwm benchmark replay writes ({error}).") from None
     if not set(known.values()) & set(digests.values()):
         raise UserError(f"{path} is of another recording, {' '.join(known)}; replay this one.")
+    if replayed != split:
+        raise UserError(f"{path} is of the split {replayed}, not of {split}; replay that one.")
     return noise
