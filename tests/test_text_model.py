@@ -139,6 +139,20 @@ def test_the_words_of_a_text_add_up_to_probability_one(model: WorldModel) -> Non
     assert total == pytest.approx(1, abs=1e-3)
 
 
+def test_weights_that_rounding_makes_more_than_one_leave_a_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, windows = make(), sample()
+    pointer = model.observation_head.pointer
+    weights = pointer.weights
+    monkeypatch.setattr(pointer, "weights", lambda *told: (found := weights(*told)) / found.sum(-1, True) * (1 + 3e-6))
+    with torch.no_grad():
+        # Nothing is left for the vocabulary.
+        pointer.copy.bias.fill_(50.0)
+    targets = likelihood(model, windows, torch.ones(windows.rewards.shape, dtype=torch.bool))[1]
+    loss = -targets.log_probability.mean()
+    loss.backward()
+    assert loss.isfinite() and all(one.grad is None or one.grad.isfinite().all() for one in model.parameters())
+
+
 def test_attention_agrees_with_the_fused_kernel() -> None:
     torch.manual_seed(0)
     encoder = make().encoder

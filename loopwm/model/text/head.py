@@ -129,6 +129,8 @@ class TextHead(nn.Module):
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
                 found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1), signs.furthest], -1))
             copied, pointed, best = look.words(found, own).unbind(-1)
+            # Rounded, weights may sum to more than 1; what is left would be below 0, and its logarithm not a number.
+            pointed = pointed.clamp(max=1)
         most = (texts.place[:, None] + 1).clamp(max=self.pointer.reach)
         share = self.pointer.share(x, best[:, None], most)[:, 0]
         # What points at nothing is left to the vocabulary, so that all words together have probability 1.
