@@ -141,7 +141,9 @@ def test_the_words_of_a_text_add_up_to_probability_one(model: WorldModel) -> Non
 
 def test_weights_that_rounding_makes_more_than_one_leave_a_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
     model, windows = make(), sample()
-    pointer = model.observation_head.pointer
+    head = model.observation_head
+    assert isinstance(head, TextHead)
+    pointer = head.pointer
     weights = pointer.weights
     monkeypatch.setattr(pointer, "weights", lambda *told: (found := weights(*told)) / found.sum(-1, True) * (1 + 3e-6))
     with torch.no_grad():
