@@ -309,7 +309,9 @@ def test_the_command_prints_tables_and_writes_every_number(recording: Path, tmp_
     episodes = read_world([recording])[2]
     noise = replay_noise(episodes, dict(enumerate(episodes)), {}, resamples=20)
     told = tmp_path / "noise.json"
-    told.write_text(json.dumps({"noise": asdict(noise), "recordings": read_world([recording])[1]}))
+    told.write_text(
+        json.dumps({"noise": asdict(noise), "recordings": read_world([recording])[1], "split": "validation"})
+    )
     assert main([*words, "--out", str(out), "--replay", str(told)]) == 0
     printed = capsys.readouterr()
     assert INDICATIVE in printed.out
