@@ -249,16 +249,16 @@ def wait_until_update(run: Path, update: int, process: subprocess.Popen[str], se
 
 def test_resume_is_bit_exact_after_kill_minus_nine_in_mid_training(billiards_store: Path, tmp_path: Path) -> None:
     run, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start(run, billiards_store, 300)
+    process = start(run, billiards_store, 150)
     wait_until_update(run, 40, process)
     process.kill()
     process.communicate()
     reached = read_checkpoint(run / NAME).state["update"]
-    assert 0 < reached < 300
+    assert 0 < reached < 150
     # A line torn in half is what a kill can leave in the log.
     with (run / "log.jsonl").open("a") as log:
         log.write('{"update": 9')
-    assert resume(run).updates == 300
+    assert resume(run).updates == 150
     train(replace(read_config(run / "config.yaml")), whole)
     assert_same_tensors(run, whole)
     log = [(line["update"], line.get("loss")) for line in read_log(run)]

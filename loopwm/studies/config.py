@@ -290,6 +290,8 @@ class TextStudyConfig:
     """Share of the windows that are told the complete initial state, where it is recorded, and the past since."""
     spell: float = 0.3
     """Share of the names that a window spells out letter by letter."""
+    rename: float = 0.0
+    """Share of the names in the actions of a window which it calls by other such names."""
     balance: float = 0.5
     """How evenly task types are drawn, from 0, by how much there is of them, to 1, equally often."""
     changes: float = 0.0

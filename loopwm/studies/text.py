@@ -90,6 +90,7 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         window=config.window,
         initial=config.initial,
         spell=config.spell,
+        rename=config.rename,
         balance=config.balance,
         changes=config.changes,
     )

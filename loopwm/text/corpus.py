@@ -21,6 +21,7 @@ from loopwm.text.past import Told, aligned
 from loopwm.text.recording import TextEpisode, TextManifest, read_recording
 from loopwm.text.vocabulary import SEEN, STATE, TASK, Vocabulary
 
+Tell = Callable[[np.ndarray], np.ndarray]
 VALID = "valid"
 """The label of a window that says which of its transitions exist."""
 
@@ -126,14 +127,16 @@ class TextCorpus:
         manifest, episodes = read_recording(path)
         return cls.of(episodes, manifest, None, most)
 
-    def told(self, episode: int, start: int, initial: bool, length: int) -> Told:
+    def told(self, episode: int, start: int, initial: bool, length: int, tell: Tell = lambda text: text) -> Told:
         """What a window of an episode tells, without padding; see `text_windows`."""
         first = int(self.ep_offset[episode])
         end = first + min(int(start) + length, int(self.ep_len[episode]))
-        seen = [self.observations[r] for r in range(first, end + 1)]
-        done = [self.actions[r] for r in range(first, end)]
-        state = self.states[episode] if initial else None
-        return Told.of(seen, done, int(start), self.openings[episode], state)
+        # Of a past that nobody is told nothing is needed.
+        begin = first if initial else first + int(start)
+        seen = [tell(self.observations[r]) for r in range(begin, end + 1)]
+        done = [tell(self.actions[r]) for r in range(begin, end)]
+        state = tell(self.states[episode]) if initial else None
+        return Told.of(seen, done, first + int(start) - begin, tell(self.openings[episode]), state)
 
     def split(self, name: str) -> np.ndarray:
         """Indices of the episodes of a split."""
@@ -187,7 +190,7 @@ def text_windows(
     start: np.ndarray,
     length: int,
     initial: np.ndarray | None = None,
-    spell: Callable[[int, np.ndarray], np.ndarray] | None = None,
+    tell: Sequence[Tell] | None = None,
 ) -> Windows:
     """Windows of `length` transitions that start at transition `start` (B,) of `episode` (B,).
 
@@ -198,15 +201,14 @@ def text_windows(
     Args:
         initial: (B,), which windows are told the initial state of their episodes, where it is recorded, and the J texts
             and actions of what still stands of the past since.
-        spell: makes of a window's number and one of its texts the text that is in the window.
+        tell: of every window, makes of a recorded text the one that is in the window.
     """
     steps = start[:, None] + np.arange(length + 1)
     rows = corpus.ep_offset[episode][:, None] + np.minimum(steps, corpus.ep_len[episode][:, None])
     valid = steps[:, :-1] < corpus.ep_len[episode][:, None]
     told = np.zeros(len(episode), bool) if initial is None else initial & corpus.stated[episode]
-    seen, done, _ = aligned([corpus.told(*one, length) for one in zip(episode, start, told, strict=True)], length)
-    if spell is not None:
-        seen, done = ([[spell(b, text) for text in row] for b, row in enumerate(rows)] for rows in (seen, done))
+    asked = zip(episode, start, told, tell or [lambda text: text] * len(episode), strict=True)
+    seen, done, _ = aligned([corpus.told(e, t, known, length, telling) for e, t, known, telling in asked], length)
     where = torch.from_numpy(valid.astype(np.float32))
     return Windows(
         observations=padded(seen),

@@ -7,7 +7,7 @@ import numpy as np
 from loopwm.data.windows import Sampler, Windows
 from loopwm.errors import UserError
 from loopwm.text.corpus import TextCorpus, text_windows
-from loopwm.text.spelling import Spelling
+from loopwm.text.names import Names
 
 
 class TextSampler(Sampler):
@@ -16,7 +16,8 @@ class TextSampler(Sampler):
     Args:
         initial: share of the windows that are told the complete initial state, and what still stands of the past
             since. Every other one of them begins where its episode does, so that there is none.
-        spell: share of the names that a window spells out.
+        spell: share of the names that a window spells out. rename: share of those that its actions speak of which it
+            calls by others.
         balance: how evenly task types are drawn, in [0, 1]. A type that n windows can be cut from is drawn in
             proportion to n^(1 - balance).
         changes: share of the windows that are drawn among those that hold an action whose answer is another than the
@@ -32,12 +33,13 @@ class TextSampler(Sampler):
         spell: float = 0.0,
         balance: float = 0.0,
         changes: float = 0.0,
+        rename: float = 0.0,
     ) -> None:
         super().__init__(episodes, seed)
         self._corpus, self._initial, self._spell, self._balance = corpus, initial, spell, balance
         self._share_of_changes, self._changing = changes, dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]()
         self._kinds = np.unique([corpus.kinds[episode] for episode in self.episodes], return_inverse=True)[1]
-        self._spelling = Spelling.of(corpus, self.episodes) if spell else None
+        self._rename, self._names = rename, Names.of(corpus, self.episodes) if spell or rename else None
 
     def starts(self, length: int) -> np.ndarray:
         if length < 1:
@@ -87,17 +89,18 @@ class TextSampler(Sampler):
             )
 
     def cut(self, episode: np.ndarray, start: np.ndarray, length: int, generator: np.random.Generator) -> Windows:
-        """Windows (B, K, ...) of them; some are told the initial state, names in some are spelled out."""
+        """Windows (B, K, ...) of them; some are told the initial state, and some names in each otherwise."""
         told = (generator.random(len(start)) < self._initial) & self._corpus.stated[episode]
         # As in use: about as many games are younger than a window as are older.
         start = np.where(told & (generator.random(len(start)) < 0.5), 0, start)
-        spelling = self._spelling
-        if spelling is None:
+        if self._names is None:
             return text_windows(self._corpus, episode, start, length, told)
-        chosen = spelling.draw(len(start), self._spell, generator)
-        return text_windows(
-            self._corpus, episode, start, length, told, lambda window, text: spelling.spell(text, chosen[window])
-        )
+        corpus = self._corpus
+        first, end = corpus.ep_offset[episode] + start, corpus.ep_offset[episode] + corpus.ep_len[episode]
+        rows = zip(first, np.minimum(first + length, end), strict=True)
+        done = [[corpus.actions[r] for r in range(*window)] for window in rows]
+        tell = self._names.draw(done, self._spell, self._rename, generator)
+        return text_windows(corpus, episode, start, length, told, tell)
 
 
 def changed_answers(corpus: TextCorpus, episode: int) -> list[tuple[int, int]]:

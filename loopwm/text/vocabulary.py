@@ -117,12 +117,16 @@ class Vocabulary:
     def spelled(self, index: int) -> list[int]:
         """A word of letters as it would be if the vocabulary lacked it; any other token as it is."""
         word = self.words[index]
-        bare = word.removeprefix(SPACE)
-        if word.startswith(INSIDE) or not bare.isalpha():
-            return [index]
-        others = bare[1:]
-        pieces = [word.removesuffix(others), *(INSIDE + letter for letter in others)]
-        return [self._index[piece] for piece in pieces]
+        return [index] if word.startswith(INSIDE) or not word.removeprefix(SPACE).isalpha() else self.letters(word)
+
+    def of_word(self, word: str) -> list[int]:
+        """The tokens of a word, with SPACE before it or without: one, where it is known like that."""
+        return [self._index[word]] if word in self._index else self.letters(word)
+
+    def letters(self, word: str) -> list[int]:
+        """A word of known characters, with SPACE before it or without, one by one."""
+        others = word.removeprefix(SPACE)[1:]
+        return [self._index[piece] for piece in (word.removesuffix(others), *(INSIDE + letter for letter in others))]
 
     @cached_property
     def _inside(self) -> frozenset[int]:

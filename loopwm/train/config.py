@@ -225,6 +225,9 @@ class TrainConfig:
     spell: float = 0.0
     """Share of the names that a window of a text world spells out letter by letter, so that names that are not known
     can be read and written; names are the words that stand in few of the texts."""
+    rename: float = 0.0
+    """Share of the names in the actions of a window of a text world which that window calls by other such names, so
+    that what is said of a thing is taken from what was read and done, and is not known of that name alone."""
     balance: float = 0.0
     """How evenly the task types of a text world are drawn: with 0, each as often as windows can be cut from it, so that
     types of short episodes are rare; with 1, all equally often."""
@@ -256,6 +259,7 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name} must be at least 1, got {getattr(self, name)}.")
         require(0 <= self.initial <= 1, f"train.initial is a share in [0, 1], got {self.initial}.")
         require(0 <= self.spell <= 1, f"train.spell is a share in [0, 1], got {self.spell}.")
+        require(0 <= self.rename <= 1, f"train.rename is a share in [0, 1], got {self.rename}.")
         require(0 <= self.changes <= 1, f"train.changes is a share in [0, 1], got {self.changes}.")
         require(0 <= self.balance <= 1, f"train.balance must be in [0, 1], got {self.balance}.")
         require(self.shift >= 0, f"train.shift must not be negative, got {self.shift}.")

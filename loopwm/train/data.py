@@ -57,7 +57,7 @@ def training_data(config: RunConfig) -> TrainingData:
             f"train.shift moves images, and {config.data} holds observations of kind '{found.observation.kind}'; leave "
             "it at 0."
         )
-    for option in ("initial", "spell", "balance", "changes"):
+    for option in ("initial", "spell", "rename", "balance", "changes"):
         if getattr(config.train, option) and found.observation.kind != "text":
             raise UserError(f"train.{option} is for texts, and {config.data} holds none; leave it at 0.")
     # Windows may grow during training; that the longest fits is known before it starts.
@@ -103,6 +103,7 @@ def _texts(config: RunConfig) -> TrainingData:
         settings.spell,
         settings.balance,
         settings.changes,
+        settings.rename,
     )
     sampler.refuse_unchanging(settings.window)
     looked_at = TextSampler(corpus, validation, 0, settings.initial, balance=settings.balance)
