@@ -16,7 +16,7 @@ from loopwm.errors import UserError
 from loopwm.evaluate.rollout import one_step
 from loopwm.evaluate.segments import tile
 from loopwm.model.config import LoopConfig
-from loopwm.studies.adaptive import run_adaptive_study
+from loopwm.studies.adaptive import run_adaptive_study, with_gate
 from loopwm.studies.config import AdaptiveStudyConfig
 from loopwm.train.checkpoint import load
 
@@ -82,6 +82,17 @@ def test_the_runs_of_the_other_study_are_left_as_they_are(study: tuple[AdaptiveS
     config, _ = study
     plain = [load(run) for run in sorted(config.runs.glob("looped-*-seed*"))]
     assert plain and all(model.exit is None and model.gate is None for model in plain)
+
+
+def test_a_gate_that_was_trained_otherwise_is_not_taken(study: tuple[AdaptiveStudyConfig, dict[str, Any]]) -> None:
+    config, _ = study
+    run, copy = sorted(config.runs.glob("looped-*-seed0"))[0], config.folder / "looped-seed0"
+    assert with_gate(run, copy, config.gate_updates) == copy
+    with pytest.raises(UserError, match=r"looped-seed0 has a gate of other weights or of other updates"):
+        with_gate(run, copy, config.gate_updates + 1)
+    other = sorted(config.runs.glob("looped-*-seed1"))[0]
+    with pytest.raises(UserError, match="has a gate of other weights"):
+        with_gate(other, copy, config.gate_updates)
 
 
 def test_an_existing_result_is_not_overwritten(study: tuple[AdaptiveStudyConfig, dict[str, Any]]) -> None:

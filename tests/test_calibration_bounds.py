@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopwm.calibrate.bounds import betting_p_value, choose, coverage, fewest_episodes, normal_p_value
+from loopwm.calibrate.bounds import PValue, betting_p_value, choose, coverage, fewest_episodes, normal_p_value
 
 
 def test_wealth_is_the_product_a_gambler_would_have_by_hand() -> None:
@@ -53,6 +53,14 @@ def test_clear_evidence_is_found_and_more_of_it_makes_it_clearer() -> None:
     p = [float(betting_p_value(values[:n], np.array([1.0]))[0]) for n in (20, 100, 400)]
     assert p[0] > p[1] > p[2]
     assert p[2] < 1e-6
+
+
+@pytest.mark.parametrize("method", [betting_p_value, normal_p_value])
+def test_errors_that_are_no_numbers_are_no_evidence(method: PValue) -> None:
+    full, harm = np.ones((400, 1)), np.full((400, 1, 1), -0.5)
+    assert choose(full, harm, np.ones((1, 1)), 0.1, 0.9, method).chosen == 0
+    harm[3] = np.nan
+    assert choose(full, harm, np.ones((1, 1)), 0.1, 0.9, method).chosen is None
 
 
 def world(episodes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,16 +20,19 @@ from torch import Tensor
 from loopwm.certify.bounds import Reach, attention_reach, boundedness, mlp_reach, update_parts
 from loopwm.certify.certificate import FILE, certify, check, claims_of
 from loopwm.certify.config import MeasureConfig
+from loopwm.certify.words import summary
 from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.model.block import Block
 from loopwm.model.certified import CertifiedCore
 from loopwm.model.config import CERTIFIED_LOOP, LoopConfig, ModelConfig
 from loopwm.model.core import LoopedCore
+from loopwm.model.encoders import ActionEncoder, EntityEncoder
 from loopwm.model.world_model import WorldModel
 from loopwm.presets import PRESETS, RunConfig
 from loopwm.spaces import ActionSpec, ObservationSpec
-from loopwm.train.checkpoint import NAME
+from loopwm.train.checkpoint import NAME, read_checkpoint, weights_digest
+from loopwm.train.published import folders
 from loopwm.train.runs import train
 
 CORES: dict[str, dict] = {
@@ -131,6 +136,32 @@ def test_an_open_loop_stays_in_its_bound_for_the_observations_that_the_bound_ass
     # What is seen beyond the assumption may leave it, so the assumption is no decoration.
     e = core.prelude(carried, model.encode(1e6 * raw.tanh()), model.action_encoder(action))
     assert core.refine(core.start(carried, e), e, torch.full((8,), loops)).norm(dim=-1).max() > bounds.state
+
+
+def test_a_start_that_no_norm_bounds_counts_with_its_own_length() -> None:
+    """Every channel of e can be as large as the largest: a bound on one is none on all of them together."""
+    model = make_model("open")
+    core = model.core
+    assert isinstance(core, LoopedCore) and core.loop.start == "input" and core.loop.retention == "euler"
+    encoder = model.encoder
+    assert isinstance(encoder, EntityEncoder) and isinstance(model.action_encoder, ActionEncoder)
+    with torch.no_grad():
+        core.retention.a.fill_(3.0)
+        core.B.weight.zero_()
+        for block in [*core.block.blocks, *core.prelude.layers.blocks]:
+            assert isinstance(block, Block)
+            block.attention.out.weight.zero_()
+            block.mlp_out.weight.zero_()
+        core.prelude.from_latent.weight.zero_()
+        encoder.embed.weight.copy_(torch.ones_like(encoder.embed.weight))
+        encoder.embed.bias.zero_()
+        model.action_encoder.embed.weight.zero_()
+    bounds = boundedness(model, observed=3.0)
+    carried = normalised_state(core, torch.randn(1, 4, 16, dtype=torch.float64))
+    e = core.prelude(carried, model.encode(3.0 * torch.ones(1, 4, 3, dtype=torch.float64)), torch.zeros_like(carried))
+    found = float(core.start(carried, e).norm(dim=-1).max())
+    assert bounds.state is not None and bounds.channel is not None
+    assert bounds.channel < found <= bounds.state
 
 
 def normalised_state(core: LoopedCore, h: Tensor) -> Tensor:
@@ -298,6 +329,27 @@ def test_an_uncertified_run_gets_bounds_and_a_measured_rate(ordinary_run: Path) 
     assert claims.measured is not None and claims.measured.n == 20
     assert 0 < claims.measured.median <= claims.measured.worst
     assert check(ordinary_run, ordinary_run / FILE) == claims
+
+
+def test_what_follows_from_weights_needs_no_recording(ordinary_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(ordinary_run, tmp_path / "moved"))
+    settings = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub(r"^data: .*$", f"data: {tmp_path / 'gone.h5'}", settings, flags=re.M))
+    claims = certify(run)
+    assert claims.measured is None and "gone.h5" in claims.unmeasured and claims.boundedness.state is not None
+    assert f"nor measured: {claims.unmeasured}" in summary(claims)
+    assert check(run, run / FILE) == claims
+    with pytest.raises(UserError, match=r"other\.h5"):
+        certify(run, tmp_path / "other.h5")
+
+
+def test_small_published_weights_have_a_digest() -> None:
+    checkpoint = read_checkpoint(folders()["alfworld-small"] / NAME)
+    whole = checkpoint.part("ema")
+    assert any(tensor.dtype == torch.bfloat16 for tensor in whole.values())
+    digest = weights_digest(checkpoint.blueprint, whole)
+    name = next(name for name, tensor in whole.items() if tensor.dtype == torch.bfloat16)
+    assert weights_digest(checkpoint.blueprint, whole | {name: whole[name] + 1}) != digest
 
 
 @pytest.mark.parametrize("part", ["into", "out"])

@@ -321,6 +321,14 @@ def test_a_folder_that_is_not_a_demo_is_not_touched_by_one(loopwm: Run, tmp_path
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("preset", ["text", "certified"])
+def test_a_preset_that_stacks_or_billiards_know_nothing_of_has_no_demo(loopwm: Run, preset: str, tmp_path: Path):
+    code, _, error = loopwm("demo", preset)
+    assert code == 2 and f"The preset '{preset}' has no demo" in error
+    assert_one_sentence(error)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_demo_is_kept_from_one_of_another_preset(tmp_path: Path):
     make_room("demo", tmp_path / "out")
     (tmp_path / "out" / "report.html").write_text("ten minutes of work")

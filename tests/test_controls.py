@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -131,6 +133,16 @@ def test_padding_is_not_fitted():
     for control in (LinearOneStep, LinearDirect):
         predicted = control(padded, unit_scorer(VECTOR), ACTION).predict(np.ones((1, 3)), np.zeros((1, 6, 2)))
         assert np.abs(predicted).max() < 10
+
+
+def test_where_nothing_reaches_as_far_nothing_is_forecast_to_change():
+    training, _, _ = linear_world(50, 3)
+    valid = np.ones((50, 3), bool)
+    valid[:, 2] = False
+    short = replace(training, valid=valid)
+    predicted = LinearDirect(short, unit_scorer(VECTOR), ACTION).predict(np.ones((1, 3)), np.zeros((1, 3, 2)))
+    np.testing.assert_allclose(predicted[0, 2], np.ones(3))
+    assert np.isfinite(predicted).all()
 
 
 def test_a_discrete_action_becomes_one_hot():

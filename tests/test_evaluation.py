@@ -223,7 +223,9 @@ def test_other_data_or_another_sample_is_not_paired(evaluations):
     looped, stack = evaluations
     elsewhere = replace(stack, run=replace(stack.run, data_digest="0" * 32))
     resampled = replace(stack, config=replace(stack.config, seed=1))
-    for other in (elsewhere, resampled):
+    # Errors are in standard deviations of what a run was trained on.
+    in_other_units = replace(stack, run=replace(stack.run, trained_on="0" * 32))
+    for other in (elsewhere, resampled, in_other_units):
         pair = paired(looped, other)
         assert (pair.ratio, pair.open_loop) == (None, None)
 

@@ -93,6 +93,18 @@ def path_of(run: Path, windows: Windows) -> tuple[torch.Tensor, torch.Tensor]:
     return model.core.path(model.initial(len(u)), e, u, 4)  # type: ignore[operator]
 
 
+def test_a_core_that_only_ever_saw_the_beginning_is_shown_no_more(
+    bare: Path, billiards_columns: Columns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, unroll = [], Lesson.unroll
+    monkeypatch.setattr(Lesson, "unroll", lambda self, *told: seen.append(told[1]) or unroll(self, *told))
+    windows = WindowSampler(billiards_columns, np.arange(20), 3).sample(12, 3)
+    for imagined in (True, False):
+        Lesson(load(bare), replace(SHORT, loops=4), 3, 0.5, imagined=imagined).advance(windows)
+    alone, mixed = (one.tolist() for one in seen)
+    assert alone == [[True, False, False]] * 12 and any(row[1] for row in mixed)
+
+
 def test_the_errors_it_learns_from_are_those_of_the_model_stopped_at_every_depth(
     bare: Path, billiards_store: Path, billiards_columns: Columns
 ) -> None:

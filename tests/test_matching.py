@@ -36,6 +36,20 @@ def test_counts_that_begin_high_are_binned_by_quantiles():
     assert bins.index.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
+@pytest.mark.parametrize(
+    ("values", "names", "index"),
+    [
+        ([1.5] * 4, ("1.5",), [0] * 4),
+        ([-2.0] * 4, ("-2",), [0] * 4),
+        ([7.0] * 4, ("7",), [0] * 4),
+        ([0.0, 2.5, 0.0, 2.5], ("0", "2.5"), [0, 1, 0, 1]),
+    ],
+)
+def test_a_label_of_one_value_or_two_has_as_many_bins(values: list[float], names: tuple[str, ...], index: list[int]):
+    bins = difficulty_bins("force", np.array(values))
+    assert bins.names == names and bins.index.tolist() == index
+
+
 def test_counts_that_do_not_occur_get_no_bin():
     assert difficulty_bins("contacts", np.array([0.0, 0, 2, 3])).names == ("0", "2", "3")
     assert difficulty_bins("contacts", np.zeros(5)).names == ("0",)

@@ -7,6 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 
 from loopwm.data.cache import open_memmap
 from loopwm.data.collect import collect
@@ -15,7 +16,15 @@ from loopwm.data.mix import MixConfig, filled, mix
 from loopwm.data.split import Split
 from loopwm.data.statistics import compute_statistics
 from loopwm.data.store import Store
+from loopwm.data.windows import all_windows
 from loopwm.errors import UserError
+from loopwm.evaluate.rollout import one_step
+from loopwm.evaluate.segments import tile
+from loopwm.evaluate.signals import record_loops
+from loopwm.model.config import LoopConfig, ModelConfig
+from loopwm.model.world_model import WorldModel
+from loopwm.train.config import GateTraining
+from loopwm.train.gate import Lesson
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +115,30 @@ def test_difficulties_become_shares_of_their_own_world(billiards_store: Path, tm
     np.testing.assert_allclose(shares, below, atol=1e-6)
     order = np.argsort(impulse, kind="stable")
     assert (np.diff(shares[order]) >= 0).all()
+
+
+@torch.no_grad()
+def test_entities_that_are_missing_count_in_no_error(mixed: Path) -> None:
+    """Errors loop by loop, which exits are chosen by, and those of a gate's lessons, are those of evaluation."""
+    with Store.open(mixed) as store:
+        columns, spec, action = open_memmap(store), store.meta.observation, store.meta.action
+        statistics = compute_statistics(columns, store.split("train"))
+    torch.manual_seed(0)
+    model = WorldModel(ModelConfig(width=16, heads=2, loop=LoopConfig(mu=3)), spec, action, statistics).eval()
+    pendulum = np.array([store.num_episodes - 1])
+    steps = tile(columns, pendulum, 1)
+    expected = one_step(model, steps).observation[steps.valid]
+    recorded = record_loops(model, steps, 3)
+    np.testing.assert_allclose(recorded.error_after(np.full(len(expected), 3)), expected, rtol=1e-5)
+    lesson = Lesson(model, GateTraining(loops=3), 1, 0.5)
+    windows = all_windows(columns, pendulum, length=1)
+    losses = lesson.unroll(windows, torch.ones(len(windows), 1, dtype=torch.bool))[1]
+    np.testing.assert_allclose(np.sort(losses[-1, :, 0].numpy()), np.sort(expected), rtol=1e-4)
+
+
+def test_a_mixture_of_mixtures_is_refused(mixed: Path, pendulum: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mixed\.h5 has entities that are not always there"):
+        mix(MixConfig((mixed, pendulum), tmp_path / "out"))
 
 
 def test_a_mixture_that_is_interrupted_leaves_none_of_its_parts(

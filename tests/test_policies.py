@@ -193,6 +193,11 @@ def test_a_policy_that_cannot_act_is_refused(policy: str, message: str, tmp_path
     assert not (tmp_path / "out.h5").exists()
 
 
+def test_the_script_of_discs_is_not_that_of_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="billiards-pixels has no scripted policy"):
+        collect(CollectConfig("billiards-pixels", policy="scripted"), tmp_path / "out.h5")
+
+
 def test_an_action_that_is_none_names_the_episode(tmp_path: Path) -> None:
     config = CollectConfig(policy=f"{__name__}:outward", workers=1)
     with pytest.raises(LoopwmError, match=r"episode 0 of own:Ramp .* which is not in the action space"):

@@ -147,6 +147,10 @@ def test_gathering_refuses_what_would_mislead(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     with pytest.raises(UserError, match="gives x again"):
         gather(GatherConfig((one, two), out))
+    (tmp_path / "more").mkdir()
+    alike = result_file(tmp_path / "more" / "a.json", y=2.0)
+    with pytest.raises(UserError, match="Two of the files have one name"):
+        gather(GatherConfig((one, alike), out))
     with pytest.raises(UserError, match="There is no result at"):
         gather(GatherConfig((tmp_path / "missing.json",), out))
     with pytest.raises(UserError, match="Name at least one"):

@@ -151,6 +151,21 @@ def test_what_cannot_be_read_is_said_and_the_game_goes_on(toy_run: Path) -> None
     assert len(player.moments) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--games", "games"], "add --against-real"),
+        (["--description", "Find it."], "begins with --observation: give that as well"),
+        (["--observation", "A hall.", "--game", "toy/44"], "give one of both"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    toy_run: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["imagine", str(toy_run), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_game_that_was_not_recorded_is_refused(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["imagine", str(toy_run), "--game", "toy/444"]) == 2
     assert "There is no game 'toy/444'" in capsys.readouterr().err

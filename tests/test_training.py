@@ -21,6 +21,8 @@ from debug_run import debug
 from safetensors.torch import load_file, save_file
 
 from loopwm.data.cache import open_memmap
+from loopwm.data.collect import collect
+from loopwm.data.config import CollectConfig
 from loopwm.data.store import Store, write_store
 from loopwm.data.windows import all_windows
 from loopwm.errors import LoopwmError, UserError
@@ -29,6 +31,7 @@ from loopwm.model.encoders import EntityEncoder
 from loopwm.model.world_model import WorldModel
 from loopwm.train.checkpoint import NAME, Blueprint, load, read_checkpoint, save_checkpoint, world_weights
 from loopwm.train.config import OptimConfig
+from loopwm.train.data import training_data
 from loopwm.train.hardware import Heap, has_bfloat16, native_precision
 from loopwm.train.journal import read_config, read_log
 from loopwm.train.runs import finished, resume, train
@@ -205,6 +208,12 @@ def test_memory_is_given_back_now_and_then_not_at_every_update(monkeypatch: pyte
     assert heap.trim() and not heap.trim()
 
 
+def test_short_episodes_are_looked_at_whole(tmp_path: Path) -> None:
+    collect(CollectConfig(episodes=40, max_steps=6, workers=1), tmp_path / "short.h5")
+    data = training_data(debug(tmp_path / "short.h5"))
+    assert data.validation.rewards.shape[1] == 6
+
+
 def test_giving_memory_back_is_part_of_training_and_changes_nothing_about_it(
     trained: Path, billiards_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,9 +366,6 @@ def test_a_run_is_not_trained_by_two_processes_at_once(trained: Path) -> None:
 
 
 def test_another_recording_cannot_be_resumed_on(trained: Path, tmp_path: Path) -> None:
-    from loopwm.data.collect import collect
-    from loopwm.data.config import CollectConfig
-
     collect(CollectConfig(episodes=30, workers=1, seed=99), tmp_path / "other.h5")
     trainer = Trainer(debug(tmp_path / "other.h5"), tmp_path)
     with pytest.raises(UserError, match="not the recording"):

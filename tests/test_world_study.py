@@ -85,6 +85,8 @@ def test_a_recording_made_otherwise_is_not_taken_for_this_one(tmp_path: Path) ->
         UserError, match=r"is another recording \(loopwm collect gym:CartPole-v1 .*choose another --fol"
     ):
         recording(WorldStudyConfig("gym:CartPole-v1", steps=70, folder=tmp_path))
+    with pytest.raises(UserError, match="is another recording"):
+        recording(WorldStudyConfig("gym:CartPole-v1", steps=60, hold=2, folder=tmp_path))
 
 
 def test_a_finished_study_is_not_overwritten(result: Path) -> None:

@@ -96,7 +96,8 @@ def choose(
     n, candidates, measures = harm.shape
     values = np.minimum(harm, largest) - excess * full[:, None]
     p = method(values.reshape(n, -1), largest.reshape(-1)).reshape(candidates, measures).max(axis=1)
-    failed = np.flatnonzero(p > 1 - confidence)
+    # What is no number, as of errors that are not finite, is no evidence.
+    failed = np.flatnonzero(~(p <= 1 - confidence))
     accepted = candidates if len(failed) == 0 else int(failed[0])
     return Choice(accepted - 1 if accepted else None, tuple(p.tolist()))
 

@@ -37,7 +37,7 @@ FINE = 400
 TRAINING_EPISODES = 1000
 """Training episodes behind the candidates and behind the limit of harm."""
 HEADROOM = 2.0
-"""How much more harm than any training episode came to is counted."""
+"""How much more harm than any training episode came to is counted, or than the tolerance where none came to that."""
 
 
 @dataclass(frozen=True)

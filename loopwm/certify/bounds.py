@@ -72,7 +72,8 @@ def boundedness(model: WorldModel, observed: float = OBSERVED) -> Boundedness:
         carried = normalised(core.norm_out)
         e = input_reach(model, observed)
         held, branches = update_parts(core, e)
-        start = {"input": e.channel, "previous": carried}.get(core.loop.start, 0 * carried)
+        nothing = Reach(0 * carried, 0.0)
+        start = {"input": e, "previous": Reach(carried, float(carried.max()))}.get(core.loop.start, nothing)
         state = loop_reach(core, sum(branches.values(), held), start)
     norms = {name: branch.norm for name, branch in branches.items()}
     given = None if core.loop.normalise_input else observed
@@ -143,16 +144,16 @@ def normalised(norm: nn.RMSNorm) -> Tensor:
     return math.sqrt(len(norm.weight)) * norm.weight.abs()
 
 
-def loop_reach(core: LoopedCore, driven: Reach, start: Tensor) -> Reach:
-    """Where h^(t) can get from a start within `start` (D,), when all parts of an update reach `driven`."""
+def loop_reach(core: LoopedCore, driven: Reach, start: Reach) -> Reach:
+    """Where h^(t) can get from a start within `start`, when all parts of an update reach `driven`."""
     abar, _ = core.retention.discretise()
     if core.loop.retention == "zoh":
         # h' = Abar h + (1 - Abar) G is a convex combination, channel by channel.
-        channel = torch.maximum(start, driven.channel)
+        channel = torch.maximum(start.channel, driven.channel)
         return Reach(channel, float(channel.norm()))
     # h' = Abar h + (what drives it): a geometric series.
-    channel = torch.maximum(start, driven.channel / (1 - abar))
-    series = max(float(start.max()), driven.norm / (1 - float(abar.max())))
+    channel = torch.maximum(start.channel, driven.channel / (1 - abar))
+    series = max(start.norm, driven.norm / (1 - float(abar.max())))
     return Reach(channel, min(series, float(channel.norm())))
 
 

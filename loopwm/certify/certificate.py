@@ -58,6 +58,7 @@ class Certificate:
         boundedness: claim B.
         contraction: claim C; None where nothing but B can be claimed.
         measured: a measured rate, which proves nothing; None for a certified core and for a stack.
+        unmeasured: why there is none of an uncertified loop.
     """
 
     format: int
@@ -67,6 +68,7 @@ class Certificate:
     boundedness: Boundedness
     contraction: ContractionClaim | None
     measured: MeasuredRate | None
+    unmeasured: str = ""
 
 
 def certify(run: Path, data: Path | None = None, config: MeasureConfig | None = None) -> Certificate:
@@ -75,13 +77,21 @@ def certify(run: Path, data: Path | None = None, config: MeasureConfig | None = 
     Args:
         data: recording for a measured rate, which only an uncertified loop gets; the run's own when None.
 
+    What follows from the weights needs no recording: where the run's own cannot be measured on, as one of texts, or one
+    that is gone, nothing is measured, and `unmeasured` says why.
+
     Raises:
-        UserError: no run there; a certified core whose weights do not contract; no recording to measure on.
+        UserError: no run there; a certified core whose weights do not contract; `data` cannot be measured on.
     """
     run = Path(run)
     claims = claims_of(run)
     if claims.contraction is None and claims.system == "looped":
-        claims = replace(claims, measured=_measure(run, data, config or MeasureConfig()))
+        try:
+            claims = replace(claims, measured=_measure(run, data, config or MeasureConfig()))
+        except UserError as error:
+            if data is not None:
+                raise
+            claims = replace(claims, unmeasured=str(error))
     write_json(run / FILE, asdict(claims))
     return claims
 

@@ -30,6 +30,9 @@ def summary(claims: Certificate) -> str:
             f"{measured.worst:.4f} (largest), at n = {measured.n} held-out states after {measured.loops} loops, "
             f"{measured.settled:.0%} of them settled"
         ]
+    elif claims.unmeasured:
+        lines += ["C. not claimed: this core was not trained with model.loop.certified"]
+        lines += [f"  nor measured: {claims.unmeasured}"]
     else:
         lines += ["C. not claimed: a stack has no loop"]
     lines += ["Stable is not accurate: nothing here says that a prediction or an imagined future is right."]

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from loopwm.certify.config import MeasureConfig
 from loopwm.commands.arguments import parse
+from loopwm.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Certify:
 def main(words: list[str]) -> None:
     """Parse, certify or check, print."""
     arguments = parse(Certify, words, "certify")
+    if arguments.check is not None and (arguments.data is not None or arguments.measure != MeasureConfig()):
+        raise UserError("--check measures nothing: leave --data and the options of measuring out.")
     # Imported here because torch takes seconds, and mistakes in the options are answered before.
     from loopwm.certify.certificate import FILE, certify, check
     from loopwm.certify.words import summary

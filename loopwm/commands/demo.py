@@ -14,6 +14,8 @@ from loopwm.errors import UserError
 from loopwm.files import atomic_write
 from loopwm.presets import PRESETS, preset
 
+SHOWN = [name for name, one in PRESETS.items() if one.episodes and not one.config.model.loop.certified]
+"""Presets that stacks can be trained by as well, on a world that is recorded for it."""
 MARK = "preset.txt"
 """Says which preset a demo folder was made with."""
 
@@ -25,7 +27,7 @@ class Demo:
 
     An interrupted demo goes on where it stopped when the command is given again."""
 
-    preset: Annotated[Positional[str], arg(metavar="[PRESET]", help=f"One of {', '.join(PRESETS)}.")] = "demo"
+    preset: Annotated[Positional[str], arg(metavar="[PRESET]", help=f"One of {', '.join(SHOWN)}.")] = "demo"
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/demo")
     """Where everything goes. A demo of the debug preset makes room for the next one, any other is kept."""
 
@@ -36,6 +38,11 @@ def main(words: list[str]) -> None:
     name, out = arguments.preset, arguments.out
     # An unknown preset is refused before anything is touched.
     preset(name)
+    if name not in SHOWN:
+        raise UserError(
+            f"The preset '{name}' has no demo, which compares with stacks on a world of numbers; choose one of "
+            f"{', '.join(SHOWN)}."
+        )
     make_room(name, out)
     from loopwm.studies.demo import run_demo
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from loopwm.commands.arguments import parse
-from loopwm.errors import LoopwmError
+from loopwm.errors import LoopwmError, UserError
 from loopwm.text.config import SimulatorConfig
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def main(words: list[str]) -> None:
     from loopwm.text.playing import Beginning, Player, recorded_beginning
     from loopwm.text.simulator import TextSimulator
 
+    refuse_ignored(arguments)
     simulator = TextSimulator.from_run(arguments.run, arguments.settings)
     if arguments.observation is not None:
         game = Beginning(arguments.observation, arguments.description)
@@ -64,6 +65,18 @@ def main(words: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         real = real_world(game, arguments.games, stack, console) if arguments.against_real else None
         play(Player(simulator, game, arguments.against_real, arguments.initial, real), console)
+
+
+def refuse_ignored(arguments: Imagine) -> None:
+    """Raise UserError for options that say nothing beside the others."""
+    if arguments.games is not None and not arguments.against_real:
+        raise UserError("--games says where the real world's games are: add --against-real.")
+    if arguments.observation is None and arguments.description:
+        raise UserError("--description is the task of a game that begins with --observation: give that as well.")
+    if arguments.observation is not None and (arguments.game is not None or arguments.data is not None):
+        raise UserError(
+            "A game begins with --observation, or as one of a recording (--game, --data): give one of both."
+        )
 
 
 def real_world(game: Beginning, games: Path | None, stack: contextlib.ExitStack, console: Console) -> Real | None:

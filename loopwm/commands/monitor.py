@@ -49,6 +49,8 @@ def main(words: list[str]) -> None:
     arguments = parse(Monitor, words, "monitor")
     if arguments.store and arguments.reference is not None:
         raise UserError("--store measures the run itself and compares it with nothing: leave --reference out.")
+    if arguments.store and arguments.limits != MonitorConfig():
+        raise UserError("--store compares with nothing: leave the limits out.")
     if not arguments.store and (arguments.overwrite or arguments.sample != ProfileConfig()):
         raise UserError(
             "--overwrite and --sample say how a reference is stored: add --store (a comparison measures as its "

@@ -118,12 +118,19 @@ def describe(world: World, config: CollectConfig, out: Path) -> StoreMeta:
         action=ActionSpec.from_gymnasium(act),
         label_names=world.labels,
         seed=config.seed,
-        command=f"loopwm collect {config.world} --out {shlex.quote(out.name)} --episodes {config.episodes} "
+        command=recorded_by(config, out),
+        versions={"python": platform.python_version()} | {name: _version(name) for name in packages},
+    )
+
+
+def recorded_by(config: CollectConfig, out: Path) -> str:
+    """The command that makes a recording."""
+    return (
+        f"loopwm collect {config.world} --out {shlex.quote(out.name)} --episodes {config.episodes} "
         + (f"--steps {config.steps} " if config.steps else "")
         + f"--max-steps {config.max_steps} --seed {config.seed}"
         + (f" --policy {shlex.quote(config.policy)}" if config.policy != "random" else "")
-        + (f" --hold {config.hold}" if config.hold > 1 else ""),
-        versions={"python": platform.python_version()} | {name: _version(name) for name in packages},
+        + (f" --hold {config.hold}" if config.hold > 1 else "")
     )
 
 

@@ -230,5 +230,9 @@ def _all(parts: Sequence[Path], entities: int) -> Iterator[Episode]:
 def _check(source: Path, meta: StoreMeta) -> None:
     if meta.observation.kind not in ("entities", "vector"):
         raise UserError(f"{source} observes {meta.observation.kind}s; only entities and vectors can be mixed.")
+    if meta.observation.presence is not None:
+        raise UserError(
+            f"{source} has entities that are not always there ('{PRESENT}'), or is a mixture; mix what it was made of."
+        )
     if meta.action.kind != "continuous":
         raise UserError(f"{source} has {meta.action.kind} actions; only continuous ones can be mixed.")

@@ -149,7 +149,8 @@ class Dream:
             loops = trace.loops[:, 0]
         else:
             # With and without an observation are two different maps, so rows that have just begun go apart.
-            loops = torch.zeros(len(self.h), dtype=torch.long, device=self.h.device)
+            # Where traces are: on the CPU.
+            loops = torch.zeros(len(self.h), dtype=torch.long)
             for rows, embedding in ((self.seen, self.embedding[self.seen]), (~self.seen, None)):
                 trace.steps.clear()
                 self.h[rows] = self.model.step(self.h[rows], action[rows], embedding, **options)

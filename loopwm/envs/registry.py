@@ -143,6 +143,8 @@ def _billiards_pixels() -> World:
         make=lambda max_steps: BilliardsPixels(BilliardsConfig(max_steps=max_steps)),
         features=channel_names(3),
         rates=(),
+        # That of billiards looks at discs.
+        scripted=None,
     )
 
 

@@ -195,15 +195,17 @@ def _spend(pen: ImageDraw.ImageDraw, spending: Spending, step: int) -> None:
     font, width, top = ImageFont.load_default(12), 2 * SIDE + GAP, SIDE + HEADER + 4
     for index, loops in enumerate(spending.loops):
         left, right = (round(place * width / len(spending.loops)) for place in (index, index + 1))
-        pen.rectangle((left, top, right - 2, top + 11), fill=spending.colour(loops) if index < step else _AHEAD)
+        pen.rectangle(
+            (left, top, max(left, right - 2), top + 11), fill=spending.colour(loops) if index < step else _AHEAD
+        )
     if step:
         box = (SIDE + GAP, HEADER, width - 1, HEADER + SIDE - 1)
         pen.rectangle(box, outline=spending.colour(spending.loops[step - 1]), width=3)
     pen.text((6, top + 16), "loops per step: 1", _TEXT, font)
-    cell, left = min(18, 180 // spending.cap), 110
+    cell, left = max(1, min(18, 180 // spending.cap)), 110
     for loops in range(1, spending.cap + 1):
         place = left + (loops - 1) * cell
-        pen.rectangle((place, top + 18, place + cell - 2, top + 29), fill=spending.colour(loops))
+        pen.rectangle((place, top + 18, max(place, place + cell - 2), top + 29), fill=spending.colour(loops))
     pen.text((left + spending.cap * cell + 4, top + 16), str(spending.cap), _TEXT, font)
 
 

@@ -58,7 +58,10 @@ def compare(runs: list[Path], speed: SpeedConfig | None = None, device: str = "a
 def paired(run: Evaluation, reference: Evaluation) -> Paired:
     """The ratios of two runs' errors with intervals that resample both on the same episodes."""
     names = run.run.name, reference.run.name
-    if run.run.data_digest != reference.run.data_digest or not run.config.same_sample(reference.config):
+    # Errors are in units of what a run was trained on.
+    same_units = run.run.trained_on == reference.run.trained_on
+    same_data = run.run.data_digest == reference.run.data_digest
+    if not (same_units and same_data and run.config.same_sample(reference.config)):
         return Paired(*names, None, None)
     return Paired(
         *names,

@@ -5,6 +5,7 @@ Each control predicts o_{k+1} for k = 0..K-1 from o_0 and the actions, as an ima
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -114,7 +115,9 @@ class LinearDirect:
         return ridge_regression(self._inputs(opening, segments.actions[rows, : k + 1]), change, ridge)
 
     def _inputs(self, opening: Array, actions: Array) -> Array:
-        return np.concatenate([opening, encoded(self.action, actions).reshape(len(opening), -1)], axis=1)
+        acted = encoded(self.action, actions)
+        # There may be no row at all, where the training episodes are short.
+        return np.concatenate([opening, acted.reshape(len(opening), acted.shape[1] * acted.shape[2])], axis=1)
 
     def predict(self, observation: Array, actions: Array) -> Array:
         """See `Control.predict`.
@@ -141,6 +144,9 @@ def fit_controls(training: Segments, scorer: Scorer, action: ActionSpec) -> list
     Images name no rates, so nothing is said of constant velocity; their linear control has a module of its own.
     """
     found: list[Control] = [CopyLast()]
+    if scorer.spec.kind == "image" and not training.warmup:
+        # Of a single image no speed is known, and there is no other in view.
+        return found
     if scorer.spec.kind == "image":
         from loopwm.evaluate.pixel_controls import LinearComponents
 
@@ -155,6 +161,8 @@ def ridge_regression(inputs: Array, targets: Array, ridge: float) -> Array:
 
     Inputs are standardised for the penalty, so that their units do not matter.
     """
+    if not len(inputs):
+        return np.zeros((inputs.shape[1] + 1, targets.shape[1]))
     mean, target_mean = inputs.mean(axis=0), targets.mean(axis=0)
     std = inputs.std(axis=0)
     # A constant input (the cue flag in a fixed slot) carries nothing; any positive scale leaves its weight at zero.
@@ -176,7 +184,7 @@ def encoded(action: ActionSpec, actions: Array) -> npt.NDArray[np.float64]:
 def flat(scorer: Scorer, observations: Array) -> npt.NDArray[np.float64]:
     """Observations (..., *S) normalised and flattened to (..., I)."""
     lead = observations.shape[: observations.ndim - len(scorer.spec.shape)]
-    return scorer.normalise(observations).reshape(*lead, -1)
+    return scorer.normalise(observations).reshape(*lead, math.prod(scorer.spec.shape))
 
 
 def with_one(inputs: Array) -> Array:

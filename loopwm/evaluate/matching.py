@@ -46,8 +46,11 @@ def difficulty_bins(label: str, values: Array, quantiles: int = 5) -> Difficulty
         zeros = float((values == 0).mean()) >= 0.05
         rest = values[values > 0] if zeros else values
         cuts = np.unique(np.quantile(rest, np.linspace(0, 1, quantiles + 1))) if len(rest) else np.zeros(1)
+        if len(rest) and len(cuts) == 1:
+            # All the same: one bin, beside that of the zeros.
+            cuts = np.repeat(cuts, 2)
         edges = [0.0, *cuts[:-1]] if zeros else list(cuts[:-1])
-        names = (["0"] if zeros else []) + [f"{a:.2g}-{b:.2g}" for a, b in pairwise(cuts)]
+        names = (["0"] if zeros else []) + [f"{a:.2g}-{b:.2g}" if a < b else f"{a:.2g}" for a, b in pairwise(cuts)]
     index = np.searchsorted(np.asarray(edges[1:], np.float64), values, side="right")
     kept, index = np.unique(index, return_inverse=True)
     return DifficultyBins(

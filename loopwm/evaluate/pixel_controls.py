@@ -63,7 +63,8 @@ class LinearComponents:
         return self.scorer.restore(flat.reshape(*actions.shape[:2], *self.scorer.spec.shape))
 
     def _inputs(self, shown: Array, actions: Array) -> Array:
-        return np.concatenate([shown, encoded(self.action, actions).reshape(len(shown), -1)], axis=1)
+        acted = encoded(self.action, actions)
+        return np.concatenate([shown, acted.reshape(len(shown), acted.shape[1] * acted.shape[2])], axis=1)
 
     def _flat(self, images: Array) -> npt.NDArray[np.float32]:
         return self.scorer.normalise(images).astype(np.float32).reshape(len(images), -1)

@@ -101,10 +101,8 @@ def typical_rollout(run: Path, evaluation: Evaluation) -> tuple[Animation, Scene
             return None
         columns, episodes = open_memmap(store), store.split(evaluation.config.split)
     model, config = load(run), evaluation.config
-    warmup, horizon = config.watched(model.observation), config.horizon
-    if warmup:
-        # The longest that was evaluated: a warm-up takes its part of an episode.
-        horizon = len(evaluation.horizon[0].error)
+    # The longest that was evaluated: episodes may be shorter than what was asked for, and a warm-up takes its part.
+    warmup, horizon = config.watched(model.observation), len(evaluation.horizon[0].error)
     long_enough = episodes[columns.ep_len[episodes] >= horizon + warmup]
     if len(long_enough) == 0:
         return None

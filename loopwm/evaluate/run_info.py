@@ -26,6 +26,7 @@ class RunInfo:
         checkpoint: digest of the checkpoint. device: where it was evaluated.
         data, data_digest: the recording evaluated on. episodes, transitions: how much of it was in the split.
         config: the run's whole configuration.
+        trained_on: digest of the recording that it was trained on; empty in older evaluations.
     """
 
     name: str
@@ -46,16 +47,18 @@ class RunInfo:
     transitions: int
     versions: dict[str, str]
     config: dict[str, Any]
+    trained_on: str = ""
 
 
 def run_info(run: Path, model: WorldModel, data: Path, columns: Columns, held_out: np.ndarray) -> RunInfo:
     """What is about to be evaluated: `model`, the one of `run`, on the episodes `held_out` of the recording `data`."""
     settings, flops = read_config(run / "config.yaml"), model.flops()
+    state = read_checkpoint(run / NAME, ()).state
     return RunInfo(
         name=run.name,
         system=settings.model.system,
         seed=settings.train.seed,
-        updates=read_checkpoint(run / NAME, ()).state["update"],
+        updates=state["update"],
         learning_rate=settings.optim.lr,
         loops=model.default_loops,
         parameters=model.num_parameters(),
@@ -70,4 +73,5 @@ def run_info(run: Path, model: WorldModel, data: Path, columns: Columns, held_ou
         transitions=int(columns.ep_len[held_out].sum()),
         versions=versions(),
         config=config_as_dict(settings),
+        trained_on=state["data_digest"],
     )

@@ -99,8 +99,7 @@ def _record(
         before = model.initial(len(segments))[:, None]
         if segments.length > 1:
             before = torch.cat([before, model.observe(observations[:, :-2], actions[:, :-1])], dim=1)
-        target = model.normalise(observations[:, 1:])[valid][..., model.observation_changes]
-        watching = _Watching(model, target, rules)
+        watching = _Watching(model, observations[:, 1:][valid], rules)
         e, u = model.encode(observations[:, :-1][valid]), model.encode_action(actions[valid])
         # Nothing is below a threshold of zero, so every row stays to the end, and rows keep their order.
         core(before[valid], e, u, loops, leave=Exit(watching.begin, 0.0, 1))
@@ -110,8 +109,8 @@ def _record(
 class _Watching:
     """A signal that lets nobody go and writes down what all others say."""
 
-    def __init__(self, model: WorldModel, target: Tensor, rules: dict[str, Exit]) -> None:
-        self.model, self.target, self.rules = model, target, rules
+    def __init__(self, model: WorldModel, after: Tensor, rules: dict[str, Exit]) -> None:
+        self.model, self.after, self.rules = model, after, rules
         self.following: dict[str, Signal] = {}
         self.said: dict[str, list[Tensor]] = {rule: [] for rule in rules}
         self.errors: list[Tensor] = []
@@ -125,7 +124,7 @@ class _Watching:
         """As `Signal.look`."""
         for rule, signal in self.following.items():
             self.said[rule].append(signal.look(h))
-        self.errors.append((self.model.read_state(h) - self.target).square().flatten(1).mean(1))
+        self.errors.append(self.model.read_error(self.model.read_state(h), self.after).flatten(1).mean(1))
         return h.new_full((len(h),), torch.inf)
 
     def keep(self, staying: Tensor) -> None:

@@ -194,6 +194,12 @@ class WorldModel(nn.Module):
             return self.core.finish(h)
         return self.observation_head(self.core.finish(h))[..., self.observation_changes]
 
+    def read_error(self, read: Tensor, observations: Tensor) -> Tensor:
+        """Squared errors of what `read_state` gives (..., features) against observations (..., *S); of entities, those
+        that are not there count nothing."""
+        error = (read - self.normalise(observations)[..., self.observation_changes]).square()
+        return error if self.observation.presence is None else error * self.observation.weights(observations)
+
     def judge(self, path: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """What the gate says after every loop, and what it saw decoded.
 

@@ -183,9 +183,8 @@ def _measured(model: WorldModel, segments: Segments, grid: tuple[int, ...], conf
         watching = _Watching(grid)
         # No signal is below zero, so no row leaves before all loops are made, and rows keep their order.
         core(h, e, model.encode_action(action), grid[-1], leave=Exit(watching.begin, 0.0, 1))
-        target = model.normalise(after)[..., model.observation_changes]
         read = torch.stack([model.read_state(h) for h in watching.states], dim=1)
-        error = (read - target[:, None]).square().flatten(2).mean(2).cpu().double().numpy()
+        error = model.read_error(read, after[:, None]).flatten(2).mean(2).cpu().double().numpy()
         model.step(h, action, e, num_loops=4 * mu, exit=config.exit, trace=trace)
     return _Measured(
         error=np.where(np.isfinite(error), error, np.inf),

@@ -5,6 +5,7 @@ billiards`, which are trained if they are not there; copies of them get the gate
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from loopwm.calibrate.calibration import Calibration, Tried, calibrate_on
 from loopwm.calibrate.config import CalibrateConfig
 from loopwm.data.cache import Columns, open_memmap
 from loopwm.data.store import Store
+from loopwm.errors import UserError
 from loopwm.evaluate.bootstrap import Bootstrap, Interval
 from loopwm.evaluate.config import SpeedConfig
 from loopwm.evaluate.evaluation import plain
@@ -36,9 +38,9 @@ from loopwm.progress import Progress, TerminalProgress
 from loopwm.studies.billiards import looped_runs
 from loopwm.studies.config import AdaptiveStudyConfig
 from loopwm.studies.demo import record
-from loopwm.train.checkpoint import load
+from loopwm.train.checkpoint import NAME, load, read_checkpoint, weights_digest
 from loopwm.train.config import GateTraining
-from loopwm.train.gate import train_gate
+from loopwm.train.gate import LOG, train_gate
 from loopwm.train.hardware import resolve_device
 from loopwm.train.journal import versions
 
@@ -125,8 +127,17 @@ def run_adaptive_study(config: AdaptiveStudyConfig) -> Path:
 
 
 def with_gate(run: Path, copy: Path, updates: int) -> Path:
-    """A copy of a run that has learned a gate; made once."""
-    if not copy.exists():
+    """A copy of a run that has learned a gate; made once.
+
+    Raises:
+        UserError: the copy that is there has another gate, or is of other weights.
+    """
+    if copy.exists():
+        source, made = read_checkpoint(run / NAME), json.loads((copy / LOG).read_text())
+        weights = weights_digest(source.blueprint, source.part("ema"))
+        if (made["settings"]["updates"], made["weights"]) != (updates, weights):
+            raise UserError(f"{copy} has a gate of other weights or of other updates; choose another --folder.")
+    else:
         aside = copy.with_name(f".{copy.name}")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(run, aside)

@@ -35,7 +35,8 @@ class Field:
     Attributes:
         scorer: a part of a mixture is in standard deviations of its world already, so these are its units; only what
             changes in this world counts.
-        steps: test transitions, each on its own. futures: what is imagined. fewer: a quarter of the steps, for depths.
+        steps: test transitions, in fours, of which the later ones carry what was seen before. futures: what is
+            imagined. fewer: a quarter of the steps, for depths.
     """
 
     world: str

@@ -22,6 +22,8 @@ def gather(config: GatherConfig) -> Path:
         raise UserError("Name at least one result of a study, such as runs/study-adaptive/adaptive-depth.json.")
     parts = {path: read_result(path) for path in config.parts}
     figures: dict[str, float] = {}
+    if len({path.stem for path in parts}) < len(parts):
+        raise UserError("Two of the files have one name, by which their parts are told apart; rename one of them.")
     for path, part in parts.items():
         both = sorted(figures.keys() & part["figures"].keys())
         if both:

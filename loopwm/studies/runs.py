@@ -83,7 +83,8 @@ def worst_against_controls(runs: Runs, horizon: int) -> float:
     for one in runs.evaluations:
         model = next(curve for curve in one.horizon if curve.kind == "model")
         controls = [curve for curve in one.horizon if curve.kind == "control"]
-        for k in range(horizon):
+        # Short episodes leave shorter futures.
+        for k in range(min(horizon, len(model.error))):
             worst = max(worst, model.error[k].mean / min(control.error[k].mean for control in controls))
     return worst
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from loopwm.data.collect import collect
+from loopwm.data.collect import collect, limited, recorded_by
 from loopwm.data.config import CollectConfig
 from loopwm.data.store import Store
+from loopwm.envs.registry import find_world
 from loopwm.errors import UserError
 from loopwm.evaluate.evaluation import Evaluation, plain
 from loopwm.evaluate.speed import processor
@@ -105,10 +106,8 @@ def recording(config: WorldStudyConfig) -> Path:
             collect(wanted, path, progress.advance)
     with Store.open(path) as store:
         meta = store.meta
-    if (meta.world, meta.seed) != (
-        config.world,
-        config.recording_seed,
-    ) or f"--steps {config.steps} " not in meta.command:
+    world = find_world(config.world)
+    if meta.command != recorded_by(limited(replace(wanted, world=world.name), world), path):
         raise UserError(f"{path} is another recording ({meta.command}); choose another --folder.")
     return path
 
@@ -190,7 +189,7 @@ def allocation(one: Evaluation) -> dict[str, Any] | None:
     if one.frontier is None:
         return None
     exit, cap = one.frontier.fewest_loops, one.frontier.fewest_loops_cap
-    # No curve is of the rule `fixed`, which it is when none saves anything.
+    # A curve of the rule `fixed`, which it is when none saves anything, tells of nobody's loops.
     curve = next((c for c in one.frontier.curves if (c.rule, c.cap) == (exit.rule, cap)), None)
     labels = curve.best.allocation if curve is not None and curve.best is not None else ()
     return {

@@ -229,7 +229,8 @@ def capacity(result: dict[str, Any]) -> str:
         lines.append("")
     lines += [*_capacity_sizes(result), "", *_capacity_depths(result), ""]
     lines += [
-        f"Squared errors of the entities that are there, in standard deviations of their world; "
+        "Squared errors of the entities that are there, in standard deviations of their world, of transitions in fours,"
+        " the later of which carry what was seen before; "
         f"{len(result['seeds'])} seeds, {result['updates']:,} updates each, 95% intervals over episodes, ratios paired "
         "by episode, the mean over worlds geometric. Made by:",
         "",

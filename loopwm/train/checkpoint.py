@@ -191,7 +191,8 @@ def weights_digest(blueprint: Blueprint, weights: dict[str, Tensor]) -> str:
     sha = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
     for name, tensor in sorted(weights.items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes, because numpy knows no bfloat16.
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 

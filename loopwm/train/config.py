@@ -144,7 +144,8 @@ class HaltConfig:
 
     mode: Literal["off", "ponder", "act", "eq11"] = "off"
     """`ponder`: errors of all loops, weighted by the gate's law of halting (PonderNet, Ouro's first stage); `act`: the
-    weighted read-out of Adaptive Computation Time; `eq11`: the report's entropy bonus, which no error ever reaches."""
+    weighted read-out of Adaptive Computation Time, in training alone: in use the latent of the last loop is read, as of
+    every other model; `eq11`: the report's entropy bonus, which no error ever reaches."""
     weight: float = 0.01
     """Of the divergence from the prior (`ponder`, beta), of a loop (`act`, tau), or of the entropy (`eq11`, alpha)."""
     prior: float = 0.2

@@ -22,6 +22,8 @@ _VALIDATION_IMAGES = 64
 """Windows of images that are looked at for validation."""
 _VALIDATION_TEXTS = 64
 """Windows of texts."""
+_VALIDATION_LENGTH = 10
+"""Transitions of a window of numbers that is looked at, where episodes are as long."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def _numbers(config: RunConfig) -> TrainingData:
     sampler.ends(config.train.window)
     # Of images, which are large, a sample has to do.
     most = _VALIDATION_IMAGES if observation.kind == "image" else None
-    windows = all_windows(columns, validation, length=10, stride=10, most=most)
+    length = min(_VALIDATION_LENGTH, int(columns.ep_len[validation].max()))
+    windows = all_windows(columns, validation, length=length, stride=length, most=most)
     return TrainingData(digest, observation, action, statistics, sampler, windows, columns, validation)
 
 

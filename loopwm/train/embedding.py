@@ -15,8 +15,6 @@ A test for normality based on the empirical characteristic function, Biometrika 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -89,7 +87,3 @@ def epps_pulley(x: Tensor, knots: int) -> Tensor:
     angle = x[..., None] * t
     error = (angle.cos().mean(0) - window).square() + angle.sin().mean(0).square()
     return 2 * torch.trapezoid(error * window, t, dim=-1)
-
-
-GAUSSIAN_FLOOR = math.sqrt(2 * math.pi) - math.sqrt(2 * math.pi / 3)
-"""n times the expected `epps_pulley` of n samples of N(0, 1)."""

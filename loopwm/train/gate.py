@@ -86,7 +86,8 @@ def train_gate(
         sampler = WindowSampler(open_memmap(store), store.split("train"), settings.seed)
     device = resolve_device(settings.device)
     model = checkpoint.restore(checkpoint.blueprint.build(), "ema").to(device)
-    lesson = Lesson(model, settings, config.train.window, config.loss.observed, config.loss.shown)
+    alone = config.loss.imagined or config.loss.decoding == "deferred"
+    lesson = Lesson(model, settings, config.train.window, config.loss.observed, config.loss.shown, alone)
     start = time.perf_counter()
     losses = lesson.fit(sampler, progress or SilentProgress(), run)
     weights = weights_digest(checkpoint.blueprint, checkpoint.part("ema"))
@@ -136,21 +137,31 @@ class Lesson:
     squared distance of the prediction from that at full depth, which has the same expectation where the deepest
     prediction is right on average, and none of the noise of the outcome; `ouro`, whether the next loop is worth it.
 
-    Windows are partly observed and partly imagined, as in the training of the core. At full depth no loop is left to
-    judge, so the gate learns from loops 1 .. T-1.
+    Windows are partly observed and partly imagined, or imagined from o_0 alone, as in the training of the core. At full
+    depth no loop is left to judge, so the gate learns from loops 1 .. T-1.
 
     Args:
         model: gets the gate; its other weights are left alone.
         window: K, transitions per window.
         observed: share of the windows in which every observation is shown.
         shown: observations that every window shows at least.
+        imagined: no window shows more than o_0.
     """
 
-    def __init__(self, model: WorldModel, settings: GateTraining, window: int, observed: float, shown: int = 1) -> None:
+    def __init__(
+        self,
+        model: WorldModel,
+        settings: GateTraining,
+        window: int,
+        observed: float,
+        shown: int = 1,
+        imagined: bool = False,
+    ) -> None:
         assert isinstance(model.core, LoopedCore)
         self.loops = settings.loops or model.default_loops
         self.model, self.core = model, model.core
         self.settings, self.window, self.observed, self.shown = settings, window, observed, shown
+        self.imagined = imagined
         torch.manual_seed(settings.seed)
         kind = "ouro" if settings.target == "ouro" else "gain"
         self.gate = Gate(GateConfig(kind, self.loops - 1, settings.hidden), model.config.width).to(model.device)
@@ -184,7 +195,9 @@ class Lesson:
 
     def advance(self, windows: Windows) -> float:
         """One update; returns its loss."""
-        visible = visible_steps(len(windows), self.window, self.observed, self.visibility_draws, self.shown)
+        visible = (torch.arange(self.window) < 1).expand(len(windows), -1)
+        if not self.imagined:
+            visible = visible_steps(len(windows), self.window, self.observed, self.visibility_draws, self.shown)
         numbers, losses, distances = self.unroll(windows, visible.to(self.model.device))
         if self.settings.target == "ouro":
             worth = worthwhile(losses / self.mean.update(losses), self.settings.sharpness, self.settings.margin)
@@ -201,14 +214,19 @@ class Lesson:
         """After loops 1 .. T of every step, all (T, B, K): what the gate says, the normalised squared error, and the
         squared distance of the prediction from that at full depth, which is carried on."""
         model, embeddings = self.model, shown(self.model, windows, visible)
-        truth = model.normalise(windows.observations)[..., model.observation_changes].flatten(2)
+        truth = model.normalise(windows.observations)[..., model.observation_changes]
+        # Entities that are not there count nothing, as in the training of the core.
+        there = model.observation.weights(windows.observations) if model.observation.presence is not None else 1.0
+        counts, truth = (there * torch.ones_like(truth)).flatten(2), truth.flatten(2)
         h, steps = model.initial(len(windows)), []
         for k in range(self.window):
             u = model.encode_action(windows.actions[:, k])
             path, e = self.core.path(h, embeddings[:, k], u, self.loops)
             numbers, outputs = model.judge(path, e)
-            losses = (outputs[1:] - truth[:, k + 1]).square().mean(-1)
-            steps.append((numbers, losses, (outputs[1:] - outputs[-1]).square().mean(-1)))
+            losses, distances = (
+                ((outputs[1:] - aim).square() * counts[:, k + 1]).mean(-1) for aim in (truth[:, k + 1], outputs[-1])
+            )
+            steps.append((numbers, losses, distances))
             h = self.core.finish(path[-1])
         numbers, losses, distances = (torch.stack(part, dim=-1) for part in zip(*steps, strict=True))
         return numbers, losses, distances

@@ -71,7 +71,9 @@ def halting_loss(
         halted = halt_rows(halt, path[1:], model.judge(path, e)[0].sigmoid(), loops)
         latents = core.finish(halted.states.flatten(0, 1)).unflatten(0, halted.weights.shape)
         truth = windows.observations[:, k + 1], windows.rewards[:, k], windows.continues[:, k]
-        errors = transition_errors(model, latents.float(), *truth, reward_std)
+        # Numbers are compared in full precision, as everywhere.
+        with torch.autocast(latents.device.type, enabled=False):
+            errors = transition_errors(model, latents.float(), *truth, reward_std)
         terms.append([weighted(error, halted.weights) for error in errors] + [halted.cost.mean()])
         h = core.finish(halted.carried)
     observation, reward, continues, halting = (torch.stack(part).mean() for part in zip(*terms, strict=True))
