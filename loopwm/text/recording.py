@@ -124,6 +124,7 @@ def write_recording(path: Path, episodes: Iterable[TextEpisode], manifest: TextM
 
 
 WHICH = "scienceworld|alfworld|textworld"
+"""Worlds that are recorded so, for messages; the registry of worlds is not imported for them."""
 
 
 def missing(path: Path) -> str:
