@@ -26,7 +26,6 @@ from loopwm.evaluate.lyapunov import (
     lyapunov,
     model_exponent,
     tangent,
-    twin,
 )
 from loopwm.evaluate.scores import Scorer
 from loopwm.evaluate.segments import rollouts
@@ -46,7 +45,14 @@ def make(columns, system: System = "looped", **loop: object) -> WorldModel:
 
 
 def by_neighbour(step: Map) -> Advance:
-    return twin(step, 1e-8)
+    """The linearisation of any map, by a neighbour."""
+    epsilon = 1e-8
+
+    def advance(k: int, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, None]:
+        after = step(k, x)
+        return after, (step(k, x + epsilon * v) - after) / epsilon, None
+
+    return advance
 
 
 # ---- known exponents ----

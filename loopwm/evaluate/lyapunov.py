@@ -225,16 +225,6 @@ def tangent(step: Callable[[int, Tensor], Tensor]) -> Advance:
     return advance
 
 
-def twin(step: Callable[[int, Tensor], Tensor], epsilon: float) -> Advance:
-    """The linearisation of any map, by a neighbour at distance `epsilon`."""
-
-    def advance(k: int, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, None]:
-        after = step(k, x)
-        return after, (step(k, x + epsilon * v) - after) / epsilon, None
-
-    return advance
-
-
 def exponent(advance: Advance, states: Tensor, config: LyapunovConfig) -> Exponent:
     """Benettin's method from `states` (n, ...), float64."""
     draws = torch.Generator().manual_seed(config.seed)
