@@ -15,7 +15,8 @@ import loopwm
 from loopwm.studies import text_page
 from loopwm.text.benchmark.benchmark import BenchmarkConfig, prepare
 from loopwm.text.benchmark.sources import read_world
-from loopwm.text.benchmark.windows import WindowConfig
+from loopwm.text.benchmark.windows import WindowConfig, sample_windows
+from loopwm.text.joining import join
 from loopwm.text.recording import read_recording
 from loopwm.text.simulator import TextSimulator
 from loopwm.text.vocabulary import plain
@@ -25,6 +26,7 @@ from loopwm.train.published import folders
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(one.name for one in (ROOT / "weights").glob("*"))
 RECORDING = ROOT / "recordings" / "scienceworld.parquet"
+NOISY = ROOT / "recordings" / "scienceworld-noisy.parquet"
 
 scienceworld = pytest.mark.skipif(
     not (ROOT / "results" / "scienceworld.json").exists(), reason="ScienceWorld has not been published yet"
@@ -53,6 +55,17 @@ def test_the_frozen_recording_is_what_was_measured_on() -> None:
     digest = read_recording(RECORDING)[0].digest
     measured = json.loads((ROOT / "results" / "scienceworld.json").read_text())
     assert digest in measured["recordings"].values()
+
+
+def test_what_a_noisy_expert_did_changes_nothing_that_is_asked(tmp_path: Path) -> None:
+    gold, strayed = read_recording(RECORDING)[1], read_recording(NOISY)[1]
+    assert {(one.split, one.actor) for one in strayed} == {("train", "noisy")}
+    join([RECORDING, NOISY], tmp_path / "both.parquet")
+    both = read_recording(tmp_path / "both.parquet")[1]
+    assert len(both) == len(gold) + len(strayed)
+    for split in ("validation", "test"):
+        config = WindowConfig(split=split, per_type=20)
+        assert sample_windows(both, config) == sample_windows(gold, config)
 
 
 @scienceworld
