@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"'
 pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm[text]"')
 
 import loopwm
+from loopwm.cli import main
 from loopwm.studies import text_page
 from loopwm.text.benchmark.benchmark import BenchmarkConfig, prepare
 from loopwm.text.benchmark.sources import read_world
@@ -76,6 +79,18 @@ def test_a_published_model_answers_real_windows() -> None:
     answers = TextSimulator.from_run(folders()["scienceworld-small"]).predict(windows)
     hits = sum(plain(said[-1]) == plain(one.targets[-1]) for said, one in zip(answers, windows, strict=True))
     assert len(windows) == 14 and hits >= 10
+
+
+@pytest.mark.parametrize("page", ["README.md", "weights/alfworld-small/README.md"])
+def test_what_newcomers_are_told_to_type_is_answered_sensibly(page: str, capsys, monkeypatch) -> None:
+    blocks = re.findall(r"```bash no-run\n(.*?)```", (ROOT / page).read_text(), re.S)
+    lines = "\n".join(blocks).replace("\\\n", "").splitlines()
+    (line,) = (one for one in lines if one.startswith("loopwm imagine alfworld-small"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("go to cabinet 1\nopen cabinet 1\ngo to fridge 1\n"))
+    assert main(shlex.split(line, comments=True)[1:]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "> The cabinet 1 is closed." in said and "> The fridge 1 is closed." in said
+    assert "> You open the cabinet 1. The cabinet 1 is open. In it, you see" in said
 
 
 def test_the_frozen_recording_sets_rooms_apart_as_collecting_does() -> None:
