@@ -28,8 +28,10 @@ from loopwm.train.published import folders
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(one.name for one in (ROOT / "weights").glob("*"))
+STRAYED = "scienceworld-noisy-small"
 RECORDING = ROOT / "recordings" / "scienceworld.parquet"
 NOISY = ROOT / "recordings" / "scienceworld-noisy.parquet"
+NOISY_VALIDATION = ROOT / "recordings" / "scienceworld-noisy-validation.parquet"
 
 scienceworld = pytest.mark.skipif(
     not (ROOT / "results" / "scienceworld.json").exists(), reason="ScienceWorld has not been published yet"
@@ -42,7 +44,7 @@ def test_the_page_on_text_worlds_shows_the_stored_results() -> None:
     assert text_page.page(results) in (ROOT / "docs" / "text-results.md").read_text()
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [one for one in PUBLISHED if one != STRAYED])
 def test_a_card_shows_what_was_measured_with_the_weights_beside_it(name: str) -> None:
     folder, result = folders()[name], ROOT / "results" / f"{name.removesuffix('-small')}.json"
     assert (folder / NAME).stat().st_size < 20e6
@@ -53,6 +55,58 @@ def test_a_card_shows_what_was_measured_with_the_weights_beside_it(name: str) ->
     assert loopwm.load(name).num_parameters() == measured["figures"]["params"] <= 10e6
 
 
+def interval(found: dict[str, float], form: str = ".1f") -> str:
+    mean, low, high = (format(100 * found[name], form) for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+@pytest.mark.parametrize("page", ["docs/text-results.md", f"weights/{STRAYED}/README.md"])
+def test_a_page_shows_what_straying_episodes_cost_and_gave(page: str) -> None:
+    text, frozen = (ROOT / page).read_text(), (RECORDING, NOISY, NOISY_VALIDATION)
+    digests = {path.name: read_recording(path)[0].digest for path in frozen}
+    for actor, whose in (("gold", "gold paths"), ("noisy", "straying expert")):
+        for track in ("one-step", "history"):
+            result = json.loads((ROOT / "results" / "noise" / f"{actor}-{track}.json").read_text())
+            assert result["recordings"].items() <= digests.items() and result["config"]["windows"]["actors"] == [actor]
+            systems = result["systems"]
+            names = ("scienceworld-both", "scienceworld-gold", "all rules")
+            both, gold, rules = (interval(systems[name]["steps"][-1]["em"]["mix"]) for name in names)
+            lead = interval(systems["scienceworld-both"]["against"]["scienceworld-gold"]["mix"], "+.1f")
+            assert f"| {whose} | {track} | {both} | {gold} | {lead} | {rules} |" in text
+
+
+def test_what_is_said_of_straying_is_what_was_stored() -> None:
+    text = " ".join((ROOT / "docs" / "text-results.md").read_text().split())
+    stored = {
+        name: json.loads((ROOT / "results" / "noise" / f"{name}.json").read_text())["systems"]
+        for name in ("gold-one-step", "gold-history", "noisy-one-step", "noisy-history")
+    }
+
+    def missed(name: str, system: str, cause: str) -> str:
+        return f"{100 * stored[name][system]['misses'][cause]['mix']['mean']:.1f}%"
+
+    def lead(name: str) -> dict[str, float]:
+        return stored[name]["scienceworld-both"]["against"]["all rules"]["mix"]
+
+    both, gold = (missed("gold-one-step", f"scienceworld-{one}", "numbers") for one in ("both", "gold"))
+    assert f"wrong in {both} of the windows one step ahead, where the model of gold paths alone has {gold}" in text
+    both, gold = (missed("noisy-one-step", f"scienceworld-{one}", "another answer") for one in ("both", "gold"))
+    assert f"in {gold} of the windows, and in {both} for the model that saw straying" in text
+    assert f"by {interval(lead('noisy-one-step'))} points one step ahead" in text
+    assert f"level with them, {interval(lead('noisy-history'))}, as on gold paths" in text
+    assert lead("gold-history")["low"] < 0 < lead("gold-history")["high"]
+
+
+def test_the_model_that_saw_straying_episodes_is_of_the_run_that_was_measured(tmp_path: Path) -> None:
+    result = json.loads((ROOT / "results" / "noise" / "noisy-one-step.json").read_text())
+    state = read_checkpoint(folders()[STRAYED] / NAME, ()).state
+    assert state["update"] == result["runs"]["scienceworld-both"]["updates"]
+    assert loopwm.load(STRAYED).num_parameters() == result["parameters"]["scienceworld-both"] <= 10e6
+    assert (folders()[STRAYED] / NAME).stat().st_size < 20e6
+    join([RECORDING, NOISY], tmp_path / "both.parquet")
+    assert state["data_digest"] == read_recording(tmp_path / "both.parquet")[0].digest
+
+
 @scienceworld
 def test_the_frozen_recording_is_what_was_measured_on() -> None:
     digest = read_recording(RECORDING)[0].digest
@@ -61,8 +115,10 @@ def test_the_frozen_recording_is_what_was_measured_on() -> None:
 
 
 def test_what_a_noisy_expert_did_changes_nothing_that_is_asked(tmp_path: Path) -> None:
-    gold, strayed = read_recording(RECORDING)[1], read_recording(NOISY)[1]
+    gold, strayed, held_out = (read_recording(path)[1] for path in (RECORDING, NOISY, NOISY_VALIDATION))
     assert {(one.split, one.actor) for one in strayed} == {("train", "noisy")}
+    assert {(one.split, one.actor) for one in held_out} == {("validation", "noisy")}
+    assert not {one.game for one in held_out} & {one.game for one in [*gold, *strayed] if one.split == "train"}
     join([RECORDING, NOISY], tmp_path / "both.parquet")
     both = read_recording(tmp_path / "both.parquet")[1]
     assert len(both) == len(gold) + len(strayed)
@@ -72,11 +128,15 @@ def test_what_a_noisy_expert_did_changes_nothing_that_is_asked(tmp_path: Path) -
 
 
 @scienceworld
-def test_a_published_model_answers_real_windows() -> None:
-    _, _, episodes = read_world((RECORDING,))
-    asked = WindowConfig(track="one-step", split="validation", per_type=1)
+@pytest.mark.parametrize(
+    ("name", "recordings"), [("scienceworld-small", (RECORDING,)), (STRAYED, (RECORDING, NOISY_VALIDATION))]
+)
+def test_a_published_model_answers_real_windows(name: str, recordings: tuple[Path, ...]) -> None:
+    _, _, episodes = read_world(recordings)
+    actors = ("noisy",) if name == STRAYED else ("gold",)
+    asked = WindowConfig(track="one-step", split="validation", per_type=1, actors=actors)
     windows = prepare(episodes, BenchmarkConfig(windows=asked))[0]
-    answers = TextSimulator.from_run(folders()["scienceworld-small"]).predict(windows)
+    answers = TextSimulator.from_run(folders()[name]).predict(windows)
     hits = sum(plain(said[-1]) == plain(one.targets[-1]) for said, one in zip(answers, windows, strict=True))
     assert len(windows) == 14 and hits >= 10
 
