@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from loopwm.model.config import ModelConfig
 from loopwm.model.text.encoders import BEGIN, END, NOMINAL_WORDS, PAD, Memory, weights
@@ -20,6 +22,8 @@ MOST = 1 - 1e-6
 """Of the probability may be copied."""
 STEPS = 64.0
 """Steps back within which a decoder tells observations apart by their age."""
+_KEPT = 2**24
+"""Pairs of words, one written and one remembered, of which all is kept until gradients are taken: some gibibytes."""
 
 
 class DecoderBlock(nn.Module):
@@ -106,14 +110,14 @@ class TextHead(nn.Module):
         if not look.groups:
             return back.mlp(x)
         if self.expectation is not None:
-            told = [self.expectation(memory.states[there.index], signs) for _, there, signs in look.groups]
+            expectation = self.expectation
+            told = look.each(lambda here, there, signs: expectation(memory.states[there.index], signs))
             x = x + look.words(told, x)
         q = back.read.queries(back.norm(x), angles(texts.step + look.first, self.rotated, STEPS))
         k, v = back.read.keys(memory.states, angles(memory.step, self.rotated, STEPS))
-        found = [
-            back.read.attend(q[here.index], k[there.index], v[there.index], signs.readable)
-            for here, there, signs in look.groups
-        ]
+        found = look.each(
+            lambda here, there, signs: back.read.attend(q[here.index], k[there.index], v[there.index], signs.readable)
+        )
         return back.mlp(x + back.read.out(look.words(found, x)))
 
     def _chosen(self, x: Tensor, texts: Texts, look: Look | None, memory: Memory) -> Tensor:
@@ -123,12 +127,14 @@ class TextHead(nn.Module):
             return own
         copied = pointed = best = torch.zeros_like(own)
         if look.groups:
-            k, found = self.pointer.keys(memory.states), []
-            for here, there, signs in look.groups:
+            k = self.pointer.keys(memory.states)
+
+            def pointing(here: Group, there: Group, signs: Signs) -> Tensor:
                 weights = self.pointer.weights(x[here.index], k[there.index], signs)
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
-                found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1), signs.furthest], -1))
-            copied, pointed, best = look.words(found, own).unbind(-1)
+                return torch.stack([(weights * same).sum(-1), weights.sum(-1), signs.furthest], -1)
+
+            copied, pointed, best = look.words(look.each(pointing), own).unbind(-1)
             # Rounded, weights may sum to more than 1; what is left would be below 0, and its logarithm not a number.
             pointed = pointed.clamp(max=1)
         most = (texts.place[:, None] + 1).clamp(max=self.pointer.reach)
@@ -166,11 +172,24 @@ class Look:
                 readable=(then <= step) & b.valid[:, None, :],
                 agreed=agreement(before[a.index], memory.before[b.index]),
                 alike=_headed_alike(texts, a, memory.heading[b.index]),
-                age=(step - then).clamp(min=0),
+                age=(step - then).clamp(0, 32_767).short(),
                 named=_named(texts, a, None if named is None else named[b.index], first),
             )
             groups.append((a, b, signs))
         return cls(tuple(groups), len(texts.tokens), first)
+
+    def each(self, function: Callable[[Group, Group, Signs], Tensor]) -> list[Tensor]:
+        """`function` of every group. What its gradient needs of large windows is made again then, not kept till then:
+        they would need most of the memory of an update."""
+        found, pairs = [], 0
+        for group in self.groups:
+            here, there, _ = group
+            pairs += here.index.numel() * there.index.shape[1]
+            if pairs > _KEPT and torch.is_grad_enabled():
+                found.append(checkpoint(function, *group, use_reentrant=False, preserve_rng_state=False))
+            else:
+                found.append(function(*group))
+        return found
 
     def words(self, parts: list[Tensor], like: Tensor) -> Tensor:
         """(R, L, ...) of every group -> (M, ...); 0 for the words of windows that saw nothing."""
@@ -198,7 +217,7 @@ def _named(texts: Texts, here: Group, named: Tensor | None, first: int) -> Tenso
         return here.index.new_zeros(1, 1, 1)
     # Found once for every text, of which there are few.
     steps = first + torch.arange(texts.count, device=named.device)[:, None]
-    found = named_by(named[:, None], steps)
+    found = named_by(named[:, None], steps).byte()
     return found.gather(1, texts.step[here.index][..., None].expand(-1, -1, found.shape[-1]))
 
 

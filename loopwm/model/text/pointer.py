@@ -114,7 +114,7 @@ class Pointer(nn.Module):
         preferred = self.follows(x) * signs.agreed
         if self.touched is not None:
             worth = self.touched(x).float() @ ways(x.device)
-            preferred = preferred + worth.gather(-1, signs.named.expand_as(preferred))
+            preferred = preferred + worth.gather(-1, signs.named.long().expand_as(preferred))
         if self.belong is not None:
             preferred = preferred + functional.softplus(self.belong(x).float()) * signs.alike
         if self.forget is None:
@@ -189,5 +189,5 @@ class Expectation(nn.Module):
             return told
         digits = ways(states.device)
         share = weights.new_zeros(*weights.shape[:-1], digits.shape[1])
-        share = share.scatter_add(-1, signs.named.expand_as(weights), weights)
+        share = share.scatter_add(-1, signs.named.long().expand_as(weights), weights)
         return told + self.named((share @ digits.T).to(states.dtype))
