@@ -172,9 +172,9 @@ def test_what_is_made_again_for_gradients_is_the_same(precision: Precision, monk
             sizes.append(tensor.numel())
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            with autocast(torch.device("cpu"), precision):
-                likely = likelihood(model, windows, visible)[1].log_probability
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with hooks, autocast(torch.device("cpu"), precision):
+            likely = likelihood(model, windows, visible)[1].log_probability
         likely.sum().backward()
         return [one.grad.clone() for one in model.parameters() if one.grad is not None], sum(sizes)
 
