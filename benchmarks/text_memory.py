@@ -37,6 +37,8 @@ class Arguments:
 
     config: Annotated[Path, tyro.conf.Positional] = Path("weights/scienceworld-small/config.yaml")
     """Settings of the run."""
+    batch: int = 0
+    """Windows per update; those of the run when 0."""
     threads: int = 1
     """Torch threads."""
     out: Path | None = None
@@ -107,6 +109,7 @@ def measured(config: RunConfig, number: int, threads: int, kept: int) -> Needed:
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     config = read_config(arguments.config)
+    config = replace(config, train=replace(config.train, batch=arguments.batch or config.train.batch))
     number, size = largest(config)
     ways = {"made again": head._KEPT, "all kept": 2**62}
     found = {name: measured(config, number, arguments.threads, kept) for name, kept in ways.items()}
@@ -117,7 +120,10 @@ def main() -> None:
         command = shlex.join(["python", "benchmarks/text_memory.py", *sys.argv[1:]])
         made = {"command": command, "versions": versions(), "processor": processor(torch.device("cpu"))}
         measured_ways = {name: asdict(one) for name, one in found.items()}
-        write_json(arguments.out, made | {"update": number + 1, "pairs": size, "ways": measured_ways})
+        write_json(
+            arguments.out,
+            made | {"batch": config.train.batch, "update": number + 1, "pairs": size, "ways": measured_ways},
+        )
 
 
 if __name__ == "__main__":

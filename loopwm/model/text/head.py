@@ -22,8 +22,8 @@ MOST = 1 - 1e-6
 """Of the probability may be copied."""
 STEPS = 64.0
 """Steps back within which a decoder tells observations apart by their age."""
-_KEPT = 2**24
-"""Pairs of words, one written and one remembered, of which all is kept until gradients are taken: some gibibytes."""
+_KEPT = 2**22
+"""Pairs of words, one written and one remembered, of which all is kept until gradients are taken."""
 
 
 class DecoderBlock(nn.Module):
@@ -179,8 +179,8 @@ class Look:
         return cls(tuple(groups), len(texts.tokens), first)
 
     def each(self, function: Callable[[Group, Group, Signs], Tensor]) -> list[Tensor]:
-        """`function` of every group. What its gradient needs of large windows is made again then, not kept till then:
-        they would need most of the memory of an update."""
+        """`function` of every group. What its gradient needs is kept for the smallest windows alone, and made again for
+        the others, so that many or long windows do not fill the memory with pairs of words."""
         found, pairs = [], 0
         for group in self.groups:
             here, there, _ = group
