@@ -16,11 +16,9 @@ from loopwm.certify.bounds import boundedness, observation_reach
 from loopwm.errors import UserError
 from loopwm.model.config import CERTIFIED_LOOP, ExitConfig, TextConfig
 from loopwm.model.readout import Readout
-from loopwm.model.text import head as heads
 from loopwm.model.text.encoders import TextEncoder
 from loopwm.model.text.head import TextHead
 from loopwm.model.world_model import WorldModel
-from loopwm.train.hardware import Precision, autocast
 from loopwm.train.text import unrolled, written
 
 
@@ -155,33 +153,6 @@ def test_weights_that_rounding_makes_more_than_one_leave_a_likelihood(monkeypatc
     loss = -targets.log_probability.mean()
     loss.backward()
     assert loss.isfinite() and all(one.grad is None or one.grad.isfinite().all() for one in model.parameters())
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_what_is_made_again_for_gradients_is_the_same(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the last bit, so that how large windows are decides nothing but what memory they need."""
-    model, windows, visible = make(guided=True), sample(), torch.ones(6, 5, dtype=torch.bool)
-
-    def learned(most: int) -> tuple[list[torch.Tensor], int]:
-        """All gradients, and how many numbers were kept for them."""
-        sizes: list[int] = []
-        monkeypatch.setattr(heads, "_KEPT", most)
-        model.zero_grad()
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            sizes.append(tensor.numel())
-            return tensor
-
-        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-        with hooks, autocast(torch.device("cpu"), precision):
-            likely = likelihood(model, windows, visible)[1].log_probability
-        likely.sum().backward()
-        return [one.grad.clone() for one in model.parameters() if one.grad is not None], sum(sizes)
-
-    (kept, most), (again, least) = learned(2**40), learned(0)
-    assert len(kept) == len(again) > 50
-    assert all(torch.equal(first, second) for first, second in zip(kept, again, strict=True))
-    assert least < 0.8 * most
 
 
 def test_attention_agrees_with_the_fused_kernel() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from loopwm.model.config import ModelConfig
 from loopwm.model.text.encoders import BEGIN, END, NOMINAL_WORDS, PAD, Memory, weights
@@ -22,8 +20,6 @@ MOST = 1 - 1e-6
 """Of the probability may be copied."""
 STEPS = 64.0
 """Steps back within which a decoder tells observations apart by their age."""
-_KEPT = 2**22
-"""Pairs of words, one written and one remembered, of which all is kept until gradients are taken."""
 
 
 class DecoderBlock(nn.Module):
@@ -110,14 +106,14 @@ class TextHead(nn.Module):
         if not look.groups:
             return back.mlp(x)
         if self.expectation is not None:
-            expectation = self.expectation
-            told = look.each(lambda here, there, signs: expectation(memory.states[there.index], signs))
+            told = [self.expectation(memory.states[there.index], signs) for _, there, signs in look.groups]
             x = x + look.words(told, x)
         q = back.read.queries(back.norm(x), angles(texts.step + look.first, self.rotated, STEPS))
         k, v = back.read.keys(memory.states, angles(memory.step, self.rotated, STEPS))
-        found = look.each(
-            lambda here, there, signs: back.read.attend(q[here.index], k[there.index], v[there.index], signs.readable)
-        )
+        found = [
+            back.read.attend(q[here.index], k[there.index], v[there.index], signs.readable)
+            for here, there, signs in look.groups
+        ]
         return back.mlp(x + back.read.out(look.words(found, x)))
 
     def _chosen(self, x: Tensor, texts: Texts, look: Look | None, memory: Memory) -> Tensor:
@@ -127,14 +123,12 @@ class TextHead(nn.Module):
             return own
         copied = pointed = best = torch.zeros_like(own)
         if look.groups:
-            k = self.pointer.keys(memory.states)
-
-            def pointing(here: Group, there: Group, signs: Signs) -> Tensor:
+            k, found = self.pointer.keys(memory.states), []
+            for here, there, signs in look.groups:
                 weights = self.pointer.weights(x[here.index], k[there.index], signs)
                 same = memory.tokens[there.index][:, None, :] == texts.tokens[here.index][:, :, None]
-                return torch.stack([(weights * same).sum(-1), weights.sum(-1), signs.furthest], -1)
-
-            copied, pointed, best = look.words(look.each(pointing), own).unbind(-1)
+                found.append(torch.stack([(weights * same).sum(-1), weights.sum(-1), signs.furthest], -1))
+            copied, pointed, best = look.words(found, own).unbind(-1)
             # Rounded, weights may sum to more than 1; what is left would be below 0, and its logarithm not a number.
             pointed = pointed.clamp(max=1)
         most = (texts.place[:, None] + 1).clamp(max=self.pointer.reach)
@@ -172,24 +166,12 @@ class Look:
                 readable=(then <= step) & b.valid[:, None, :],
                 agreed=agreement(before[a.index], memory.before[b.index]),
                 alike=_headed_alike(texts, a, memory.heading[b.index]),
+                # Small numbers, as there is one for every pair of words.
                 age=(step - then).clamp(0, 32_767).short(),
                 named=_named(texts, a, None if named is None else named[b.index], first),
             )
             groups.append((a, b, signs))
         return cls(tuple(groups), len(texts.tokens), first)
-
-    def each(self, function: Callable[[Group, Group, Signs], Tensor]) -> list[Tensor]:
-        """`function` of every group. What its gradient needs is kept for the smallest windows alone, and made again for
-        the others, so that many or long windows do not fill the memory with pairs of words."""
-        found, pairs = [], 0
-        for group in self.groups:
-            here, there, _ = group
-            pairs += here.index.numel() * there.index.shape[1]
-            if pairs > _KEPT and torch.is_grad_enabled():
-                found.append(checkpoint(function, *group, use_reentrant=False, preserve_rng_state=False))
-            else:
-                found.append(function(*group))
-        return found
 
     def words(self, parts: list[Tensor], like: Tensor) -> Tensor:
         """(R, L, ...) of every group -> (M, ...); 0 for the words of windows that saw nothing."""
