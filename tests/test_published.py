@@ -39,7 +39,7 @@ scienceworld = pytest.mark.skipif(
 
 
 def test_the_page_on_text_worlds_shows_the_stored_results() -> None:
-    studies = ("scienceworld", "alfworld")
+    studies = ("scienceworld", "scienceworld-stacks", "alfworld")
     results = text_page.read_results([ROOT / "results" / f"{study}.json" for study in studies])
     assert text_page.page(results) in (ROOT / "docs" / "text-results.md").read_text()
 
@@ -53,6 +53,30 @@ def test_a_card_shows_what_was_measured_with_the_weights_beside_it(name: str) ->
     assert measured["updates"] == state["update"]
     assert state["data_digest"] in measured["recordings"].values()
     assert loopwm.load(name).num_parameters() == measured["figures"]["params"] <= 10e6
+
+
+def test_what_is_said_of_stacks_is_what_was_stored() -> None:
+    text = " ".join((ROOT / "docs" / "text-results.md").read_text().split())
+    alone, side, other = (
+        json.loads((ROOT / "results" / f"{name}.json").read_text())["figures"]
+        for name in ("scienceworld", "scienceworld-stacks", "alfworld")
+    )
+    tracks = ("markov", "history", "full", "one_step", "one_step_full")
+    for track in tracks:
+        for found, stack in ((found, stack) for found in (side, other) for stack in ("equal_params", "equal_flops")):
+            assert found[f"lead_low_{track}_{stack}"] <= 0 <= found[f"lead_high_{track}_{stack}"]
+        hits = {name: side[f"em_{track}{name}"] for name in ("", "_equal_params", "_equal_flops")}
+        assert max(hits, key=hits.__getitem__) == "_equal_params" and max(hits.values()) < alone[f"em_{track}"]
+        assert (side[f"lead_low_{track}_rules"] > 0) == (track == "markov")
+    for found, share in ((side, "in ScienceWorld 83%"), (other, "in ALFWorld the model has 82%")):
+        assert share.endswith(f"{100 * found['params'] / found['params_equal_flops']:.0f}%") and share in text
+        assert 100 * found["flops_step_equal_params"] / found["flops_step"] == pytest.approx(56, abs=0.5)
+    assert f"they needed {side['peak_memory_gib']:.1f} GiB at most" in text
+    one = json.loads((ROOT / "results" / "scienceworld-stacks.json").read_text())["looping"]["early"][-1]
+    assert one["loops"] == 1
+    mean, low, high = (abs(100 * one["cost"][name]) for name in ("mean", "high", "low"))
+    assert f"one loop instead of four costs {mean:.1f} [{low:.1f}, {high:.1f}] points" in text
+    assert side["em_at_16_loops"] < side["em_at_1_loops"] < side["em_at_4_loops"]
 
 
 def interval(found: dict[str, float], form: str = ".1f") -> str:

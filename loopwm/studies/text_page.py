@@ -91,7 +91,7 @@ def beside(result: Result, before: Result) -> str:
         f"A study of its own: every system below was trained alike, for {result['updates']:,} updates; the one above "
         f"for {before['updates']:,}. It was asked {'the same windows in the same way' if same else 'otherwise'}.",
     ]
-    tables = (hits, leads, steps, types, answers, misses, sizes, made_by)
+    tables = (hits, leads, steps, types, answers, misses, depths, latents, sizes, made_by)
     return "\n\n".join([*parts, *("\n".join(table(result)) for table in tables)])
 
 
