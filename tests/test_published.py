@@ -71,6 +71,10 @@ def test_what_is_said_of_stacks_is_what_was_stored() -> None:
     for found, share in ((side, "in ScienceWorld 83%"), (other, "in ALFWorld the model has 82%")):
         assert share.endswith(f"{100 * found['params'] / found['params_equal_flops']:.0f}%") and share in text
         assert 100 * found["flops_step_equal_params"] / found["flops_step"] == pytest.approx(56, abs=0.5)
+    ceilings = {track: (alone[f"ceiling_unusual_{track}"], side[f"ceiling_unusual_{track}"]) for track in tracks}
+    assert {track for track, (old, new) in ceilings.items() if f"{old:.1f}" != f"{new:.1f}"} == {"markov", "full"}
+    now = [f"{ceilings[track][1]:.1f}" for track in ("markov", "full")]
+    assert f"they are {now[0]} on `markov` and {now[1]} on `full`, as beside the stacks" in text
     assert f"they needed {side['peak_memory_gib']:.1f} GiB at most" in text
     one = json.loads((ROOT / "results" / "scienceworld-stacks.json").read_text())["looping"]["early"][-1]
     assert one["loops"] == 1
