@@ -1,6 +1,6 @@
-"""docs/text-results.md from the results of `loopwm study text`, so that no number there is typed by hand.
+"""The page FILE, docs/text-results.md, from results of `loopwm study text`: no number there is typed by hand.
 
-python -m loopwm.studies.text_page results/scienceworld.json results/alfworld.json docs/text-results.md
+python -m loopwm.studies.text_page results/scienceworld.json results/scienceworld-stacks.json results/alfworld.json FILE
 python -m loopwm.studies.text_page results/alfworld.json weights/alfworld-small/README.md --card
 """
 
