@@ -142,6 +142,25 @@ def test_an_episode_does_not_depend_on_which_others_are_recorded(tmp_path: Path)
     assert job_seed(0, "g", "a", 0) != job_seed(1, "g", "a", 0)
 
 
+def test_what_is_recorded_already_is_not_played_again(tmp_path: Path) -> None:
+    # By "a" alone, so that all of "b" is still to be played.
+    record(tmp_path / "few.parquet", Corridor(games_count=4))
+    whole, _ = record(tmp_path / "whole.parquet", actors=("a", "b"))
+    beyond = (tmp_path / "few.parquet",)
+    rest, calls = record(tmp_path / "rest.parquet", workers=2, actors=("a", "b"), beyond=beyond)
+    assert calls[-1] == (8, 8) and rest.episodes == 8
+    apart = [one for name in ("few", "rest") for one in read_recording(tmp_path / f"{name}.parquet")[1]]
+    together = read_recording(tmp_path / "whole.parquet")[1]
+    assert whole.episodes == len(apart) == 12 and set(apart) == set(together)
+    assert [(one.game, one.actor) for one in apart[4:6]] == [("walk/0", "b"), ("walk/1", "b")]
+    both = (*beyond, tmp_path / "rest.parquet")
+    with pytest.raises(UserError, match=r"All 12 episodes are in .*few\.parquet, .*rest\.parquet already"):
+        record(tmp_path / "none.parquet", actors=("a", "b"), beyond=both)
+    with pytest.raises(UserError, match="few.parquet is a recording of corridor; what goes beyond it"):
+        record(tmp_path / "none.parquet", Corridor(name="cellar"), beyond=beyond)
+    assert sorted(os.listdir(tmp_path)) == ["few.parquet", "rest.parquet", "whole.parquet"]
+
+
 def test_a_process_that_dies_once_costs_nothing(tmp_path: Path) -> None:
     record(tmp_path / "calm.parquet")
     (tmp_path / "trips").mkdir()

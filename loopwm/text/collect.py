@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from loopwm.errors import LoopwmError, UserError
 from loopwm.files import refuse_existing
 from loopwm.text.crew import Crew, Job, LeftOut, MakeWorld
 from loopwm.text.journal import Journal
-from loopwm.text.recording import TextManifest, parquet, write_recording
+from loopwm.text.recording import TextManifest, parquet, read_recording, write_recording
 
 _HOPELESS = 12
 """Episodes in a row that fail before the recording gives up: so many have a common cause."""
@@ -30,12 +30,14 @@ class TextCollectConfig:
         episodes: of every game and actor.
         workers: processes, each with a world of its own. The recording does not depend on it.
         seed: what random choices follow from, together with the game and the actor.
+        beyond: recordings that are there already; what an actor has played in one of them is not played again.
     """
 
     actors: tuple[str, ...] = ()
     episodes: int = 1
     workers: int = 1
     seed: int = 0
+    beyond: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("episodes", "workers"):
@@ -79,8 +81,8 @@ def collect_text(
         progress: called with (episodes done, episodes in total) after each, and once at the start.
 
     Raises:
-        UserError: `out` exists, pyarrow is missing, the journal is another recording's or damaged, or the world cannot
-            be made.
+        UserError: `out` exists, pyarrow is missing, the journal is another recording's or damaged, the world cannot
+            be made, or a recording to go beyond cannot be read, is of another world or leaves nothing to play.
         LoopwmError: nothing could be recorded, or the disk refused.
         KeyboardInterrupt: stopped, after an episode; what is done is kept.
     """
@@ -96,6 +98,7 @@ def collect_text(
     jobs = plan(games, config)
     if not jobs:
         raise UserError(f"{name} has no game of what is asked for; nothing was recorded.")
+    jobs = further(jobs, name, config.beyond)
     journal = Journal(journal_of(out), _identity(command, versions, jobs))
     with contextlib.closing(journal):
         try:
@@ -127,6 +130,27 @@ def plan(games: list[str], config: TextCollectConfig) -> list[Job]:
             (game, actor, repeat) for game in games for actor in config.actors for repeat in range(config.episodes)
         )
     ]
+
+
+def further(jobs: list[Job], world: str, beyond: Sequence[Path]) -> list[Job]:
+    """Of `jobs`, those that no recording of `beyond` has an episode of, numbered as before.
+
+    Raises:
+        UserError: one of them cannot be read or is of another world, or they have all.
+    """
+    known: set[tuple[str, str]] = set()
+    for path in beyond:
+        manifest, episodes = read_recording(path)
+        if manifest.world != world:
+            raise UserError(f"{path} is a recording of {manifest.world}; what goes beyond it has to be, too.")
+        known |= {(f"{one.split}/{one.game}", one.actor) for one in episodes}
+    missing = [job for job in jobs if (job.game, job.actor) not in known]
+    if not missing:
+        raise UserError(
+            f"All {len(jobs)} episodes are in {', '.join(map(str, beyond))} already; ask for more games, or leave out "
+            "--beyond."
+        )
+    return missing
 
 
 def job_seed(seed: int, game: str, actor: str, repeat: int) -> int:
