@@ -156,7 +156,7 @@ def test_what_is_recorded_already_is_not_played_again(tmp_path: Path) -> None:
     both = (*beyond, tmp_path / "rest.parquet")
     with pytest.raises(UserError, match=r"All 12 episodes are in .*few\.parquet, .*rest\.parquet already"):
         record(tmp_path / "none.parquet", actors=("a", "b"), beyond=both)
-    with pytest.raises(UserError, match="few.parquet is a recording of corridor; what goes beyond it"):
+    with pytest.raises(UserError, match=r"few\.parquet is a recording of corridor; what goes beyond it"):
         record(tmp_path / "none.parquet", Corridor(name="cellar"), beyond=beyond)
     assert sorted(os.listdir(tmp_path)) == ["few.parquet", "rest.parquet", "whole.parquet"]
 

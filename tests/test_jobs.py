@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from loopwm.data.config import CollectConfig
 from loopwm.errors import LoopwmError, UserError
 from loopwm.progress import SilentProgress
 from loopwm.studies import jobs as jobs_module
-from loopwm.studies.jobs import Job, train_all
+from loopwm.studies.jobs import Job, large_pages, train_all
 from loopwm.studies.systems import pick_rates, with_system
 from loopwm.train.checkpoint import NAME, read_checkpoint
 from loopwm.train.curriculum import horizon
@@ -90,6 +91,38 @@ def test_after_a_long_run_the_next_one_has_a_process_of_its_own(
     train_all(jobs, SilentProgress(), again="", workers=1, long=0.0)
     # The third finds nothing left to do.
     assert len(seen) == 3 and all(finished(job.run) for job in jobs)
+
+
+_HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_PAGES = """
+kept = [bytes(2**16) for _ in range(2000)]
+print([line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHuge")][0])
+"""
+
+
+def _asked_for() -> bool:
+    """Whether the system gives large pages to who asks for them, and the C library can."""
+    library, version = platform.libc_ver()
+    known = library == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)
+    return known and _HUGE.exists() and "[madvise]" in _HUGE.read_text()
+
+
+@pytest.mark.skipif(not _asked_for(), reason="large pages are not given here to who asks for them")
+def test_processes_of_a_study_work_in_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kibibytes() -> int:
+        return int(subprocess.run([sys.executable, "-c", _PAGES], capture_output=True, check=True).stdout)
+
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    small = kibibytes()
+    with large_pages():
+        large = kibibytes()
+    # Of 125 MiB; where memory is in pieces, the system has not a large page for every one of them.
+    assert large > small + 2**15
+    assert "GLIBC_TUNABLES" not in os.environ
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
+    with large_pages():
+        assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0"
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0"
 
 
 def test_a_failing_run_stops_the_others_and_says_which(billiards_store: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,6 +27,7 @@ LONG = 60.0
 run's own. To begin takes seconds."""
 MADE_ROOM = 3
 """The exit code of a process that did."""
+_TUNABLES = "GLIBC_TUNABLES"
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,24 @@ def _is_done(job: Job, digests: dict[Path, str]) -> bool:
     return True
 
 
+@contextmanager
+def large_pages() -> Iterator[None]:
+    """Processes that are started here ask the system for large pages, where their C library can (glibc 2.35).
+
+    Training fetches and gives back gigabytes at every update, which takes the system long in small pages. Whoever has
+    set `GLIBC_TUNABLES` is left alone.
+    """
+    if _TUNABLES in os.environ:
+        yield
+        return
+    # Read when a process begins, so it can be given to children alone.
+    os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
+    try:
+        yield
+    finally:
+        del os.environ[_TUNABLES]
+
+
 class _Crew:
     """The worker processes, started so that Ctrl-C reaches them only through `stop`, and only once."""
 
@@ -142,7 +162,7 @@ class _Crew:
 
     def start(self) -> None:
         """Start all of them, deaf to the terminal's Ctrl-C: a mask is inherited, a handler is not."""
-        with sparing_children():
+        with sparing_children(), large_pages():
             for process in self.processes:
                 process.start()
 
@@ -151,7 +171,7 @@ class _Crew:
         for place, process in enumerate(self.processes):
             if self._made_room(process):
                 self.processes[place] = self._hire()
-                with sparing_children():
+                with sparing_children(), large_pages():
                     self.processes[place].start()
 
     def alive(self) -> bool:
