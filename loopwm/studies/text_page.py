@@ -30,6 +30,8 @@ GOALS = {
 """EM that was aimed for, by the names of `figures`."""
 SOONEST = 50
 """Milliseconds in which a window was to be answered."""
+LONGEST, LARGEST = 3, 8
+"""Hours that training was to take, and GB of memory."""
 Result = dict[str, Any]
 
 
@@ -89,7 +91,8 @@ def beside(result: Result, before: Result) -> str:
     parts = [
         f"## {title(result)}, systems side by side",
         f"A study of its own: every system below was trained alike, for {result['updates']:,} updates; the one above "
-        f"for {before['updates']:,}. It was asked {'the same windows in the same way' if same else 'otherwise'}.",
+        f"for {before['updates']:,}. It was asked {'the same windows in the same way' if same else 'otherwise'}"
+        + (", and learned from other episodes." if result["recordings"] != before["recordings"] else "."),
     ]
     tables = (hits, leads, steps, types, answers, misses, depths, latents, sizes, made_by)
     return "\n\n".join([*parts, *("\n".join(table(result)) for table in tables)])
@@ -149,6 +152,14 @@ def goals(result: Result) -> list[str]:
         ceiling = 100 * (1 - headline(ceilings[track.replace("_", "-")]["ceiling"]["unusual"])["mean"])
         said += f"; the ceiling is {ceiling:.1f}" * (mean < goal and ceiling < goal)
         lines.append(f"| EM, {track.replace('_', '-')} | {goal} | {mean:.1f} [{low:.1f}, {high:.1f}] | {said} |")
+    cores = cores_of(result)
+    for key, name, most, unit, of_one in (
+        ("hours", f"training, {cores}", LONGEST, "hours", 1.0),
+        ("peak_memory_gib", "the most memory that training needed", LARGEST, "GB", 2**30 / 1e9),
+    ):
+        if key in figures:
+            needed = figures[key] * of_one
+            lines.append(f"| {name} | {most} {unit} | {needed:.1f} | {'reached' if needed <= most else 'missed'} |")
     timed = (
         ("window_ms", "one window, its last text"),
         ("window_live_ms", "the same, its context read already"),
@@ -292,7 +303,7 @@ def latents(result: Result) -> list[str]:
 
 def sizes(result: Result) -> list[str]:
     """Parameters, compute, time."""
-    figures, cores = result["figures"], {1: "one core"}.get(result.get("threads", 1), f"{result.get('threads')} cores")
+    figures, cores = result["figures"], cores_of(result)
     lines = [
         "### Size and time",
         "",
@@ -342,14 +353,23 @@ def _time(figures: dict[str, float], key: str) -> str:
     return f"{figures[key]:.0f} ms [{figures[f'{key}_low']:.0f}, {figures[f'{key}_high']:.0f}]"
 
 
+def cores_of(result: Result) -> str:
+    """What a run was trained on."""
+    threads = result.get("threads", 1)
+    return "one core" if threads == 1 else f"{threads} cores"
+
+
 def made_by(result: Result) -> list[str]:
     """The command."""
     seeds = ", ".join(map(str, result["seeds"]))
     how = "every predicted text read before the next action" if result.get("decode") else "imagined in latents"
-    recorded = [command for commands in result.get("recorded_by", {}).values() for command in commands.split(" && ")]
-    # Recordings do not know the folder that they are in; the study does.
-    for path in re.findall(r"--(?:data|further) (\S+)", result["command"]):
-        recorded = [one.replace(f"--out {Path(path).name} ", f"--out {path} ") for one in recorded]
+    folders = {Path(path).name: path for path in re.findall(r"--(?:data|further) (\S+)", result["command"])}
+    recorded = []
+    for name, commands in result.get("recorded_by", {}).items():
+        *sources, last = commands.split(" && ")
+        # Recordings do not know the folder that they are in; the study does. What one was joined from has other names.
+        last = last if sources else last.replace(f"--out {name} ", f"--out {folders.get(name, name)} ")
+        recorded += [*sources, last]
     return [
         f"Split `{result['split']}`, {result['updates']:,} updates, seed {seeds}, a beam of {result['beam']}, "
         f"{how}; 95% intervals over episodes. Made by:",
