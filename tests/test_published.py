@@ -190,6 +190,23 @@ def test_what_newcomers_are_told_to_type_is_answered_sensibly(page: str, capsys,
     assert "> You open the cabinet 1. The cabinet 1 is open. In it, you see" in said
 
 
+@scienceworld
+@pytest.mark.parametrize("page", ["README.md", f"weights/{STRAYED}/README.md"])
+def test_the_world_that_newcomers_are_told_to_play_in_knows_what_is_there_and_what_fails(
+    page: str, capsys, monkeypatch
+) -> None:
+    blocks = re.findall(r"```bash no-run\n(.*?)```", (ROOT / page).read_text(), re.S)
+    (line,) = (one for one in "\n".join(blocks).splitlines() if one.startswith(f"loopwm imagine {STRAYED}"))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.stdin", io.StringIO("look around\nopen door to hallway\nmelt the moon\n"))
+    assert main(shlex.split(line, comments=True)[1:]) == 0
+    begins, looked, opened, refused = " ".join(capsys.readouterr().out.split()).split("> ")
+    # The words of the room it was shown, and not one more.
+    room = looked.partition(" [4 loops")[0]
+    assert room.startswith("This room is called the bedroom.") and room in begins
+    assert opened.startswith("The door is now open.") and refused.startswith("No known action matches that input.")
+
+
 def test_the_frozen_recording_sets_rooms_apart_as_collecting_does() -> None:
     for one in read_recording(RECORDING)[1]:
         rooms = re.findall(r"(?:^|\n\n)This (?:room|outside location) is called the [a-z ]+\.", one.initial)
