@@ -178,6 +178,32 @@ def test_a_published_model_answers_real_windows(name: str, recordings: tuple[Pat
     assert len(windows) == 14 and hits >= 10
 
 
+@scienceworld
+def test_a_published_model_is_measured_by_its_name(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    join((RECORDING, MORE), tmp_path / "gold.parquet")
+    words = [
+        "--benchmark",
+        "scienceworld",
+        "--track",
+        "one-step",
+        "--split",
+        "validation",
+        "--per-type",
+        "1",
+        "--no-rules",
+    ]
+    assert main(["evaluate", "scienceworld-small", *words, "--data", str(RECORDING)]) == 2
+    assert "was trained on data/scienceworld-gold.parquet, which is not here" in capsys.readouterr().err
+    assert main(["evaluate", "scienceworld-small", *words, "--data", "gold.parquet"]) == 0
+    stored = json.loads((tmp_path / "benchmark-one-step-validation.json").read_text())
+    assert set(stored["systems"]) == {"scienceworld-small"}
+    assert stored["parameters"]["scienceworld-small"] == loopwm.load("scienceworld-small").num_parameters()
+    # A report is of run folders, and there is none.
+    assert "next:" not in capsys.readouterr().out
+    assert not list((ROOT / "weights" / "scienceworld-small").glob("benchmark*"))
+
+
 @pytest.mark.parametrize("page", ["README.md", "weights/alfworld-small/README.md"])
 def test_what_newcomers_are_told_to_type_is_answered_sensibly(page: str, capsys, monkeypatch) -> None:
     blocks = re.findall(r"```bash no-run\n(.*?)```", (ROOT / page).read_text(), re.S)

@@ -153,4 +153,4 @@ def test_windows_of_games_that_were_trained_on_are_refused(
     config = (gone / "config.yaml").read_text().replace("toy.parquet", "nowhere.parquet")
     (gone / "config.yaml").write_text(config)
     said = refused(capsys, str(gone), "--benchmark", "scienceworld", "--data", str(other), "--out", str(tmp_path / "y"))
-    assert "There is no recording at" in said
+    assert "which is not here, so that nobody can say which games are new to it" in said

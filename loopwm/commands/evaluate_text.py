@@ -19,7 +19,7 @@ class EvaluateText:
     """Measure a model of a text world next to rules, on the same held-out windows; see docs/text-benchmark.md."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """A run folder."""
+    """A run folder, or the name of a model that comes with loopwm."""
     benchmark: Literal["scienceworld", "alfworld"]
     """The world; decides how answers are compared and averaged."""
     windows: Annotated[WindowConfig, arg(name="")] = field(default_factory=WindowConfig)
@@ -40,7 +40,7 @@ class EvaluateText:
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Where to write every number, as JSON; RUN/benchmark-TRACK-SPLIT.json when left out."""
+    """Where to write every number, as JSON; when left out RUN/benchmark-TRACK-SPLIT.json, here where RUN is a name."""
     overwrite: Annotated[bool, FlagCreatePairsOff] = False
     """Replace that file."""
 
@@ -60,12 +60,14 @@ def main(words: list[str]) -> None:
     from loopwm.text.evaluation import measured, of_runs, recorded, refuse_trained_on
     from loopwm.text.simulator import TextSimulator
     from loopwm.train.journal import versions
+    from loopwm.train.published import folders
 
-    chosen = arguments.windows
-    out = arguments.out or arguments.run / f"benchmark-{chosen.track}-{chosen.split}.json"
+    chosen, published = arguments.windows, folders()
+    file = f"benchmark-{chosen.track}-{chosen.split}.json"
+    out = arguments.out or (Path(file) if str(arguments.run) in published else arguments.run / file)
     if not arguments.overwrite:
         refuse_existing(out, "add --overwrite, or give another file with --out")
-    runs = (arguments.run, *arguments.against)
+    runs = tuple(published.get(str(run), run) for run in (arguments.run, *arguments.against))
     simulators = of_runs(runs, SimulatorConfig(beam=arguments.beam, decode=arguments.decode), arguments.device)
     if arguments.looping:
         refuse_without_loop(simulators[arguments.run.name].model)
@@ -99,5 +101,5 @@ def main(words: list[str]) -> None:
     written["examples"] = asdict(draw(windows, asked, early, ExamplesConfig(seed=chosen.seed)))
     write_json(out, written)
     print(f"every number: {out}")
-    if arguments.out is None:
+    if out.parent == arguments.run:
         print(f"next: {shlex.join(['loopwm', 'report', *map(str, runs)])}")

@@ -139,7 +139,7 @@ def _is_done(job: Job, digests: dict[Path, str]) -> bool:
 def large_pages() -> Iterator[None]:
     """Processes that are started here ask the system for large pages, where their C library can (glibc 2.35).
 
-    Training fetches and gives back gigabytes at every update, which takes the system long in small pages. Whoever has
+    Training fetches and gives back gigabytes at every update, which takes the system longer in small pages. Whoever has
     set `GLIBC_TUNABLES` is left alone.
     """
     if _TUNABLES in os.environ:

@@ -71,6 +71,11 @@ def refuse_trained_on(run: Path, digests: Mapping[str, str], windows: Sequence[W
         # Of its own recording, the benchmark itself refuses games of the training episodes.
         return
     path = read_config(run / "config.yaml").data
+    if not path.is_file():
+        raise UserError(
+            f"{run} was trained on {path}, which is not here, so that nobody can say which games are new to it; give "
+            "that recording with --data. How those of published models are made is in recordings/README.md."
+        )
     manifest, episodes = read_recording(path)
     if manifest.digest != trained_on:
         raise UserError(f"{path} is not the recording that {run} was trained on; put that one there again.")
