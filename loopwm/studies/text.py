@@ -100,6 +100,7 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         trust=config.trust,
         touched=config.touched,
         expect=config.expect,
+        extrapolate=config.extrapolate,
         head=config.head,
     )
     model = replace(settings.model, text=text)

@@ -51,7 +51,9 @@ def unrolled(
     for k in range(u.shape[1]):
         h = model.advance(h, u[:, k], e[:, k], num_loops=num_loops, exit=exit, trace=trace)
         latents.append(h)
-    return Unrolled(torch.stack(latents, 1), read.and_also(said))
+    steps = past + torch.arange(u.shape[1], device=u.device)
+    memory = model.encoder.extrapolated(read.and_also(said), steps.expand(len(done), -1), past)
+    return Unrolled(torch.stack(latents, 1), memory)
 
 
 class TextDecoding:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from loopwm.model.config import ModelConfig, TextConfig
+from loopwm.model.text.extrapolation import LINES, Numerals, Told, gone_on
 from loopwm.model.text.layers import FeedForward, WordAttention, WordBlock, angles
 from loopwm.model.text.numbers import NumberValues
 from loopwm.model.text.packing import Texts, flattened
 from loopwm.spaces import ActionSpec, ObservationSpec
-from loopwm.text.vocabulary import SEEN, SPECIAL, STATE, TASK
+from loopwm.text.vocabulary import OPENERS, SPECIAL
 
 PAD, BEGIN, END = (SPECIAL.index(one) for one in ("<pad>", "<begin>", "<end>"))
-OPENERS = tuple(SPECIAL.index(one) for one in (TASK, STATE, SEEN))
 NOMINAL_WORDS = 32
 """Words of an observation, or of what is decoded, for which FLOPs are counted."""
 
@@ -28,7 +28,8 @@ class Memory:
         states: (C, D), those of one window after the other. tokens: (C,), the words. step: (C,), k of their o_k or a_k.
         before: (C, F), the words before them in their part of the text, nearest first, as far as a decoder follows.
         heading: (C, P), the words that part begins with. near: (C, 3 or 0), in it, the one before and the two after.
-        done: (C,), which are of actions.
+        done: (C,), which are of actions. line: (C,), by which line texts were gone on with, 1 to LINES; 0 in all that
+            was read or done.
         window: (B,), how many belong to every window.
     """
 
@@ -39,6 +40,7 @@ class Memory:
     heading: Tensor
     near: Tensor
     done: Tensor
+    line: Tensor
     window: Tensor
 
     @classmethod
@@ -47,7 +49,8 @@ class Memory:
         before, heading = texts.before(config.follow, BEGIN), texts.heading(config.heading)
         near = torch.cat([texts.before(1, 0), texts.after(2)], 1) if config.touched else texts.before(0, 0)
         acts = torch.full_like(texts.tokens, done, dtype=torch.bool)
-        return cls(states, texts.tokens, texts.step, before, heading, near, acts, texts.window)
+        read = torch.zeros_like(texts.tokens)
+        return cls(states, texts.tokens, texts.step, before, heading, near, acts, read, texts.window)
 
     def and_also(self, other: Memory) -> Memory:
         """With the words that `other` remembers of the same windows."""
@@ -119,6 +122,8 @@ class TextEncoder(WordEncoder):
         # What was done before an observation was seen tells a decoder which of them to look back at.
         self.cause = nn.Linear(config.width, config.width, bias=False)
         nn.init.zeros_(self.cause.weight)
+        self.lines = nn.Parameter(torch.zeros(LINES, config.width)) if config.text.extrapolate else None
+        self.numerals = Numerals.of(spec.names)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Every text on its own; nothing is kept to look back at."""
@@ -134,11 +139,48 @@ class TextEncoder(WordEncoder):
         texts = self.taken_apart(tokens)
         states = self.encoded(texts)
         e = self.summed(states, texts, past)
-        if causes is not None:
-            known = (causes != 0)[..., None]
-            bag = (self.words(causes.long()) * known).sum(-2) / known.sum(-2).clamp(min=1) ** 0.5
-            states = states + self.cause(bag).to(states.dtype).flatten(0, 1)[texts.text]
-        return e, Memory.of(states, texts, self.config)
+        return e, Memory.of(states if causes is None else self._caused(states, texts, causes), texts, self.config)
+
+    def _caused(self, states: Tensor, texts: Texts, causes: Tensor) -> Tensor:
+        known = (causes != 0)[..., None]
+        bag = (self.words(causes.long()) * known).sum(-2) / known.sum(-2).clamp(min=1) ** 0.5
+        return states + self.cause(bag).to(states.dtype).flatten(0, 1)[texts.text]
+
+    def extrapolated(self, memory: Memory, steps: Tensor, past: int = 0) -> Memory:
+        """With what would be read after the actions of `steps` (B, K) if numbers went on along lines; as it is where
+        the model was not made for that.
+
+        Args:
+            past: J, steps before which time is not known.
+        """
+        if self.lines is None or not len(memory.tokens):
+            return memory
+        offered = gone_on(remembered(memory), steps.tolist(), self.numerals, past)
+        if not any(text for window in offered for text, _ in window):
+            return memory
+        tokens, causes = (_padded([[pair[i] for pair in window] for window in offered], memory.tokens) for i in (0, 1))
+        texts = self.taken_apart(tokens)
+        line = texts.step % LINES
+        states = self._caused(self.encoded(texts), texts, causes) + self.lines[line]
+        step = steps.repeat_interleave(LINES, 1).flatten()[texts.text]
+        return memory.and_also(replace(Memory.of(states, texts, self.config), step=step, line=line + 1))
+
+
+def remembered(memory: Memory) -> list[list[Told]]:
+    """The texts of every window, as they follow each other in the memory."""
+    windows = torch.arange(len(memory.window), device=memory.window.device).repeat_interleave(memory.window)
+    kept = torch.stack([windows, memory.step, memory.done.long()])
+    owners, count = kept.unique_consecutive(dim=1, return_counts=True)
+    found: list[list[Told]] = [[] for _ in memory.window]
+    for (window, step, done), words in zip(owners.T.tolist(), memory.tokens.split(count.tolist()), strict=True):
+        found[window].append(Told(step, bool(done), words.tolist()))
+    return found
+
+
+def _padded(rows: list[list[list[int]]], like: Tensor) -> Tensor:
+    """(B, K, L), padded with 0."""
+    longest = max(len(text) for row in rows for text in row)
+    return like.new_tensor([[[*text, *[PAD] * (longest - len(text))] for text in row] for row in rows])
 
 
 class TextActionEncoder(WordEncoder):

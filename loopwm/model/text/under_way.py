@@ -11,7 +11,7 @@ from loopwm.model.text.encoders import BEGIN, END, Memory
 from loopwm.model.text.head import MOST, STEPS, TextHead
 from loopwm.model.text.layers import angles, by_head
 from loopwm.model.text.naming import first_named, named_by
-from loopwm.model.text.pointer import Signs, agreement, headed_alike
+from loopwm.model.text.pointer import Signs, agreement, by_line, headed_alike, readable
 
 _LATER = 1e-4
 """Of an agreement is one step of age worth, so that it decides between equals alone."""
@@ -26,7 +26,7 @@ class Remembered:
         states: (W, C, D). readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands
             before each of them.
         heading: (W, C, P), what the part begins with that they are from. since: (W, 1, C), steps since it was read.
-        named: (W, 1, C), in which ways actions have named it since.
+        named: (W, 1, C), in which ways actions have named it since. lines: (W, LINES, C), along which it was gone on.
     """
 
     age: Tensor
@@ -40,6 +40,7 @@ class Remembered:
     heading: Tensor
     since: Tensor
     named: Tensor
+    lines: Tensor
 
     @classmethod
     def of(cls, head: TextHead, memory: Memory | None, step: Tensor, like: Tensor) -> Remembered:
@@ -48,14 +49,14 @@ class Remembered:
         if memory is None or not len(memory.tokens):
             states, tokens = like.new_zeros(batch, 0, like.shape[-1]), step.new_zeros(batch, 0)
             then, valid, before = tokens, tokens.bool(), step.new_zeros(batch, 0, reach)
-            heading, named = step.new_zeros(batch, 0, many), tokens
+            heading, named, line = step.new_zeros(batch, 0, many), tokens, tokens
         else:
             place = torch.arange(int(memory.window.max()), device=step.device)
             begin = memory.window.cumsum(0) - memory.window
             valid = place < memory.window[:, None]
             index = (begin[:, None] + place).clamp(max=len(memory.tokens) - 1)
             states, tokens, then = memory.states[index], memory.tokens[index], memory.step[index]
-            before, heading = memory.before[index], memory.heading[index]
+            before, heading, line = memory.before[index], memory.heading[index], memory.line[index]
             asked = head.pointer.touched is not None
             named = named_by(first_named(memory)[index], step[:, None]) if asked else torch.zeros_like(tokens)
         read = head.back.read
@@ -65,7 +66,7 @@ class Remembered:
             keys=k.unflatten(0, (batch, -1)),
             values=v.unflatten(0, (batch, -1)),
             states=states,
-            readable=(valid & (then <= step[:, None]))[:, None],
+            readable=(valid & readable(then, line, step[:, None]))[:, None],
             pointers=head.pointer.keys(states),
             tokens=tokens,
             # Word by word of what stands before lies together, as it is compared.
@@ -73,6 +74,7 @@ class Remembered:
             heading=heading.int().movedim(-1, 0).contiguous().movedim(0, -1),
             since=(step[:, None] - then).clamp(min=0)[:, None],
             named=named[:, None],
+            lines=by_line(line),
         )
 
     def keep(self, rows: Tensor) -> Remembered:
@@ -133,6 +135,7 @@ class UnderWay:
             alike=self._headed_alike(place, seen),
             age=seen.since,
             named=seen.named,
+            lines=seen.lines,
         )
 
     def _last(self, count: int) -> Tensor:
