@@ -1,0 +1,244 @@
+"""What would be read if numbers went on along a line is offered to a head that copies, where there is a line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"')
+
+from toy_model import CORPUS, likelihood, make
+from toy_text import episodes
+
+from loopwm.errors import UserError
+from loopwm.model.config import TextConfig
+from loopwm.model.text.encoders import TextEncoder, remembered
+from loopwm.model.text.extrapolation import LINES, Numerals, Told, gone_on
+from loopwm.model.text.head import TextHead
+from loopwm.model.text.pointer import by_line, readable
+from loopwm.model.world_model import WorldModel
+from loopwm.text.benchmark.patterns import extrapolated, with_numbers, without_numbers
+from loopwm.text.benchmark.windows import Context, Window
+from loopwm.text.config import SimulatorConfig
+from loopwm.text.corpus import TextCorpus, text_windows
+from loopwm.text.lines import along
+from loopwm.text.recording import TextManifest
+from loopwm.text.simulator import TextSimulator
+from loopwm.text.vocabulary import Vocabulary
+from loopwm.train.text import unrolled
+
+WORDS = Vocabulary.of(["the block is down at of degrees: 7% of 12 (3)", "wait read"])
+NUMERALS = Numerals.of(WORDS.words)
+READINGS = st.lists(st.integers(-999, 999), min_size=1, max_size=20)
+
+
+def words(text: str) -> list[int]:
+    return WORDS.encode([text])[0]
+
+
+def offered(readings: list[str], steps: list[int] | None = None, past: int = 0, ask: int | None = None) -> list[str]:
+    """On the lines through answers to one action, at `steps`, or one by one from o_1 on."""
+    steps = list(range(1, len(readings) + 1)) if steps is None else steps
+    asked = steps[-1] if ask is None else ask
+    told = [Told(0, False, words("the block"))]
+    told += [Told(step, False, words(text)) for step, text in zip(steps, readings, strict=True)]
+    told += [Told(step, True, words("read" if step + 1 in steps or step == asked else "wait")) for step in range(25)]
+    (found,) = gone_on([told], [[asked]], NUMERALS, past)
+    assert all(action == (words("read") if text else []) for text, action in found)
+    return [WORDS.decode(text) for text, _ in found]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(-2000, 2000)), max_size=4), st.integers(0, 3))
+def test_a_text_is_its_form_and_its_numbers(numbers: list[tuple[bool, int]], rest: int) -> None:
+    """Of numbers that begin a word, and of others, which have no sign."""
+    text = "block " + " ".join(f"of {value}%" if opens else f"({abs(value)})" for opens, value in numbers)
+    tokens = words(text + " degrees" * rest)
+    form, values = NUMERALS.apart(tokens)
+    assert values == [value if opens else abs(value) for opens, value in numbers]
+    assert NUMERALS.together(form, values) == tokens
+    other, _ = NUMERALS.apart(words(text.replace("block", "the") + " degrees" * rest))
+    assert form != other
+
+
+def test_what_cannot_be_written_is_not_offered() -> None:
+    form, _ = NUMERALS.apart(words("block (3)"))
+    assert NUMERALS.together(form, [-4]) == []
+    unsigned = replace(NUMERALS, minus=-1)
+    form, _ = unsigned.apart(words("block of 3"))
+    assert unsigned.together(form, [-4]) == []
+
+
+@given(READINGS, st.lists(st.integers(1, 3), min_size=20, max_size=20))
+def test_lines_are_those_of_the_rules(readings: list[int], gaps: list[int]) -> None:
+    """The rules of the benchmark go on with texts, by their own reading of numbers, through two readings or all."""
+    assume(0 not in readings)
+    steps = np.cumsum(gaps)[: len(readings)].tolist()
+    assume(steps[-1] < 24)
+    texts = [f"the block is at {value} degrees" for value in readings]
+    known = list(zip(steps, texts, strict=True))
+    found = offered(texts, steps)
+    if len(set(readings)) < 2:
+        assert found == [""] * LINES
+        return
+    lines = [extrapolated(known, steps[-1] + 1, points) for points in (17, 2)]
+    through = [with_numbers(without_numbers(texts[0]), line) for line in lines if line is not None]
+    assert found == (["", "", through[0]] if through[0] == through[1] else [*through, ""])
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(-500, 500)), min_size=2, max_size=20), st.integers(51, 60))
+def test_a_line_has_least_squares(points: list[tuple[int, int]], at: int) -> None:
+    times, values = [time for time, _ in points], [value for _, value in points]
+    assume(len(set(times)) > 1)
+    expected = np.polyval(np.polyfit(times, values, 1), at)
+    assert along(times, [[value] for value in values], at)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_line_goes_through_the_latest_answers_of_one_form_alone() -> None:
+    assert offered(["7%", "50 degrees", "60 degrees"]) == ["", "", "70 degrees"]
+    assert offered(["50 degrees", "60 degrees", "7%"]) == [""] * LINES
+    assert offered(["10 of 90", "20 of 85"]) == ["", "", "30 of 80"]
+    # What lies between is counted in steps, not in readings.
+    assert offered(["10%", "20%"], steps=[2, 4], ask=9) == ["", "", "50%"]
+    # Through all of them, and through the last two.
+    assert offered(["10%", "20%", "20%"]) == ["27%", "20%", ""]
+
+
+@pytest.mark.parametrize(
+    "readings", [[], ["7%"], ["7%", "7%"], ["block", "block"]], ids=["nothing", "one", "the same", "no number"]
+)
+def test_without_a_line_nothing_is_offered(readings: list[str]) -> None:
+    assert offered(readings, ask=5) == [""] * LINES
+
+
+def test_no_line_goes_through_a_past_of_which_only_the_order_is_known() -> None:
+    readings, steps = ["10%", "20%", "40%"], [1, 2, 3]
+    assert offered(readings, steps, past=1) == offered(readings, steps)
+    assert offered(readings, steps, past=2) == ["", "", "60%"]
+    assert offered(readings, steps, past=3) == [""] * LINES
+
+
+def test_the_task_before_an_observation_is_no_part_of_it() -> None:
+    opening = [WORDS.index("<task>"), *words("the 12 block"), WORDS.index("<seen>")]
+    told = [Told(0, True, words("read")), Told(1, False, [*opening, *words("5%")]), Told(1, True, words("read"))]
+    told += [Told(2, False, words("6%")), Told(2, True, words("read"))]
+    assert [WORDS.decode(text) for text, _ in gone_on([told], [[2]], NUMERALS)[0]] == ["", "", "7%"]
+
+
+def counting() -> TextCorpus:
+    """One game in which a counter is read again and again, after another action."""
+    said = tuple(f"The counter says {7 + 2 * k}." for k in range(6))
+    one = replace(
+        episodes()[8],
+        observations=("You are in the cellar.", "You move to the cellar.", *said),
+        actions=("go", *["read counter"] * 6),
+        scores=(0.0,) * 8,
+        split="train",
+    )
+    return TextCorpus.of([one], TextManifest("scienceworld", "toy"), CORPUS.vocabulary)
+
+
+def shown(model: WorldModel, visible: list[bool]) -> dict[int, set[str]]:
+    """What is offered at every step of that game, of which some observations are seen."""
+    windows = text_windows(counting(), np.array([0]), np.array([0]), 7)
+    memory = unrolled(model, windows, torch.tensor([visible])).memory
+    found: dict[int, set[str]] = {}
+    for step in range(7):
+        for line in range(1, LINES + 1):
+            tokens = memory.tokens[(memory.step == step) & (memory.line == line)]
+            if len(tokens):
+                found.setdefault(step, set()).add(CORPUS.vocabulary.decode(tokens.tolist()))
+    return found
+
+
+@torch.no_grad()
+def test_training_offers_what_goes_on_from_what_was_seen() -> None:
+    model = make(guided=True)
+    # o_2 and o_3 say 7 and 9; the answers to a_3 ... a_6 lie on the line, at every step from the same readings.
+    later = {3: {"The counter says 11."}, 4: {"The counter says 13."}, 5: {"The counter says 15."}}
+    assert shown(model, [True] * 4 + [False] * 3) == {**later, 6: {"The counter says 17."}}
+    assert shown(model, [True, True, True, False, False, True, False]) == {
+        5: {"The counter says 15."},
+        6: {"The counter says 17."},
+    }
+    assert shown(model, [True] * 3 + [False] * 4) == {}
+    assert shown(make(), [True] * 7) == {}
+
+
+@torch.no_grad()
+def test_offers_are_readable_when_they_are_made_alone() -> None:
+    then, line = torch.tensor([[2, 2, 3, 1]]), torch.tensor([[0, 1, 3, 0]])
+    for step, expected in (
+        (1, [False, False, False, True]),
+        (2, [True, True, False, True]),
+        (3, [True, False, True, True]),
+    ):
+        assert readable(then, line, torch.tensor([[step]])).tolist() == [expected]
+    assert by_line(line).tolist() == [[[0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]]
+
+
+@torch.no_grad()
+def test_what_comes_later_changes_no_offer() -> None:
+    model, corpus = make(guided=True), counting()
+    windows = text_windows(corpus, np.array([0]), np.array([0]), 7)
+    other = windows.observations.clone()
+    other[0, 5, :4] = other[0, 0, :4]
+    seen = torch.ones(1, 7, dtype=torch.bool)
+    first, second = (
+        likelihood(model, replace(windows, observations=one), seen)[1].per_text()
+        for one in (windows.observations, other)
+    )
+    assert torch.allclose(first[0, :4], second[0, :4], atol=1e-5)
+    assert not torch.allclose(first[0, 5:], second[0, 5:], atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_head_that_trusts_lines_counts_on() -> None:
+    """Of a model that has learned nothing but to copy, and to prefer what lies on a line."""
+    model = make(guided=True)
+    head = model.observation_head
+    assert (
+        isinstance(head, TextHead) and head.pointer.extrapolated is not None and isinstance(model.encoder, TextEncoder)
+    )
+    for layer, bias in ((head.pointer.copy, 30.0), (head.pointer.extrapolated, 30.0), (head.pointer.trust, 0.0)):
+        assert layer is not None
+        layer.weight.zero_()
+        layer.bias.fill_(bias)
+    head.pointer.sharpness.zero_()
+    one = counting()
+    texts = [CORPUS.vocabulary.decode(one.observations[k].tolist()) for k in range(8)]
+    context = Context("", tuple(texts[:4]), ("go", "read counter", "read counter"), "")
+    window = Window(0, 3, "toy", "Find", context, ("read counter",) * 4, tuple(texts[4:]))
+    found = TextSimulator(model, SimulatorConfig(decode=False)).foresee([window]).texts[0]
+    # It cannot end, as there is no end to copy.
+    assert all(answer.startswith(target) for answer, target in zip(found, window.targets, strict=True))
+
+
+@torch.no_grad()
+def test_before_anything_is_learned_a_line_is_worth_as_much_as_what_was_read() -> None:
+    torch.manual_seed(0)
+    config = replace(make(guided=True).config)
+    model = WorldModel(config, CORPUS.observation, CORPUS.action, CORPUS.statistics(CORPUS.split("train")))
+    head = model.observation_head
+    assert isinstance(head, TextHead) and head.pointer.extrapolated is not None
+    assert not head.pointer.extrapolated(torch.randn(3, config.width)).any()
+    assert isinstance(model.encoder, TextEncoder) and model.encoder.lines is not None and not model.encoder.lines.any()
+
+
+@torch.no_grad()
+def test_texts_of_a_memory_are_those_that_were_told() -> None:
+    windows = text_windows(CORPUS, np.array([8, 6]), np.array([4, 0]), 5, np.array([True, False]))
+    found = remembered(unrolled(make(), windows, torch.ones(2, 5, dtype=torch.bool)).memory)
+    for row, told in enumerate(found):
+        for done, source in ((False, windows.observations[:, :-1]), (True, windows.actions)):
+            expected = [(k, text[text != 0].tolist()) for k, text in enumerate(source[row]) if (text != 0).any()]
+            assert [(one.step, one.words) for one in told if one.done is done] == expected
+
+
+def test_a_head_that_cannot_repeat_is_offered_nothing() -> None:
+    with pytest.raises(UserError, match=r"model\.text\.extrapolate offers texts to repeat; .* must be copy"):
+        TextConfig(head="bottleneck", extrapolate=True)
