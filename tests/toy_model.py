@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from toy_text import episodes
+from toy_text import counting, episodes
 
 from loopwm.data.windows import Windows
 from loopwm.model.config import LoopConfig, ModelConfig, TextConfig
@@ -17,6 +17,7 @@ from loopwm.text.recording import TextManifest
 from loopwm.train.text import Unrolled, unrolled, written
 
 CORPUS = TextCorpus.of(episodes(), TextManifest("scienceworld", "toy"))
+COUNTING = TextCorpus.of([counting()], CORPUS.manifest, CORPUS.vocabulary)
 SMALL = ModelConfig(width=24, heads=2, mlp_ratio=2, tokens=3, loop=LoopConfig(mu=2, phases=2))
 EVERYTHING = ("copy", "bottleneck")
 

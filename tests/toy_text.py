@@ -48,6 +48,15 @@ def episodes(training: int = 40, validation: int = 12) -> list[TextEpisode]:
     return [play(k, "train" if k < training else "validation", 3 + k % 9) for k in range(whole)]
 
 
+def counting() -> TextEpisode:
+    """A game in which the counter is read again and again, and counts faster and faster: 7, 8, 11, 16, 23, 32."""
+    said = tuple(f"The counter says {7 + k * k}." for k in range(6))
+    return replace(
+        play(0, "train"), observations=("You are in the cellar.", "You move to the kitchen.", *said),
+        actions=("go", *["read counter"] * 6), scores=(0.0,) * 8, initial="You start in the cellar. It is dark.",
+    )  # fmt: skip
+
+
 def record(path: Path, training: int = 40, validation: int = 12) -> Path:
     """A recording of them."""
     write_recording(path, episodes(training, validation), TextManifest("scienceworld", "toy"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -155,7 +156,7 @@ class TextEncoder(WordEncoder):
         """
         if self.lines is None or not len(memory.tokens):
             return memory
-        offered = gone_on(remembered(memory), steps.tolist(), self.numerals, past)
+        offered = gone_on(remembered(memory, past), steps.tolist(), self.numerals, past)
         if not any(text for window in offered for text, _ in window):
             return memory
         tokens, causes = (_padded([[pair[i] for pair in window] for window in offered], memory.tokens) for i in (0, 1))
@@ -166,14 +167,17 @@ class TextEncoder(WordEncoder):
         return memory.and_also(replace(Memory.of(states, texts, self.config), step=step, line=line + 1))
 
 
-def remembered(memory: Memory) -> list[list[Told]]:
-    """The texts of every window, as they follow each other in the memory."""
+def remembered(memory: Memory, past: int = 0) -> list[list[Told]]:
+    """The texts of every window, as they follow each other in the memory, from the action before o_past on."""
     windows = torch.arange(len(memory.window), device=memory.window.device).repeat_interleave(memory.window)
-    kept = torch.stack([windows, memory.step, memory.done.long()])
-    owners, count = kept.unique_consecutive(dim=1, return_counts=True)
+    kept = torch.stack([windows, memory.step, memory.done.long(), memory.tokens])[:, memory.step >= past - 1].cpu()
+    begins = torch.ones(kept.shape[1], dtype=torch.bool)
+    begins[1:] = (kept[:3, 1:] != kept[:3, :-1]).any(0)
+    first = begins.nonzero()[:, 0]
+    owners, words = kept[:3, first].T.tolist(), kept[3].tolist()
     found: list[list[Told]] = [[] for _ in memory.window]
-    for (window, step, done), words in zip(owners.T.tolist(), memory.tokens.split(count.tolist()), strict=True):
-        found[window].append(Told(step, bool(done), words.tolist()))
+    for (window, step, done), (begin, end) in zip(owners, pairwise([*first.tolist(), len(words)]), strict=True):
+        found[window].append(Told(step, bool(done), words[begin:end]))
     return found
 
 

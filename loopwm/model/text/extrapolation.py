@@ -14,11 +14,13 @@ from loopwm.text.lines import along, rounded
 from loopwm.text.vocabulary import OPENERS, SPACE
 
 POINTS = 17
-"""The most readings that a line goes through, the latest: all that a window of 16 transitions holds."""
+"""The most readings that a line goes through, the latest: as many as the rules of the benchmark do."""
 LINES = 3
 """One through all readings, one through the last two of them, and one instead of both where they say the same."""
 NUMBER, OPENING = -1, -2
 """Stand in a form for a number inside a word, and for one that begins it."""
+_FIGURES = 15
+"""The longest number that is exact where lines are drawn."""
 
 
 @dataclass(frozen=True)
@@ -57,26 +59,34 @@ class Numerals:
         return cls(known, opening, inside, first, words.index(SPACE + "-") if SPACE + "-" in words else -1)
 
     def apart(self, text: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
-        """The form of a text, which has NUMBER or OPENING for every number, and these."""
+        """The form of a text, which has NUMBER or OPENING for every whole number, and these.
+
+        What leads with a zero, as after a decimal point, or is too long stays as it is written.
+        """
         form, values, place = list[int](), list[int](), 0
         while place < len(text):
-            token, begin = text[place], place
             # A sign belongs to the digits that follow it within the word.
-            negative = token == self.minus and place + 1 < len(text) and text[place + 1] in self.inside
-            place += negative
-            if text[place] not in self.digit:
-                form.append(token)
+            negative = text[place] == self.minus and place + 1 < len(text) and text[place + 1] in self.inside
+            begin = place + negative
+            if text[begin] not in self.digit:
+                form.append(text[place])
                 place += 1
                 continue
-            value, place = self.digit[text[place]], place + 1
-            while place < len(text) and text[place] in self.inside:
-                value, place = 10 * value + self.digit[text[place]], place + 1
-            form.append(OPENING if text[begin] in self.opening else NUMBER)
-            values.append(-value if negative else value)
+            end = begin + 1
+            while end < len(text) and text[end] in self.inside:
+                end += 1
+            figures = [self.digit[token] for token in text[begin:end]]
+            if len(figures) > _FIGURES or (len(figures) > 1 and figures[0] == 0):
+                form += text[place:end]
+            else:
+                form.append(OPENING if text[place] in self.opening else NUMBER)
+                value = int("".join(map(str, figures)))
+                values.append(-value if negative else value)
+            place = end
         return tuple(form), values
 
     def together(self, form: Sequence[int], values: Sequence[int]) -> list[int]:
-        """The inverse of `apart`; no words where a number cannot be written."""
+        """The inverse of `apart`, but that 0 has no sign; no words where a number cannot be written."""
         text, left = list[int](), iter(values)
         for token in form:
             if token not in (NUMBER, OPENING):
@@ -110,55 +120,49 @@ def gone_on(
 def _of_window(
     told: Sequence[Told], steps: Sequence[int], numerals: Numerals, past: int
 ) -> list[tuple[list[int], list[int]]]:
-    done = {one.step: one.words for one in told if one.done and one.step >= past - 1}
-    answers: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
+    done = {one.step: tuple(one.words) for one in told if one.done and one.step >= past - 1}
+    answers: dict[tuple[int, ...], list[Told]] = {done[step]: [] for step in steps if step in done}
     for one in sorted((one for one in told if not one.done and one.step >= past), key=lambda one: one.step):
-        if one.step - 1 in done:
-            answers.setdefault(tuple(done[one.step - 1]), []).append((one.step, _without_opening(one.words)))
+        if (action := done.get(one.step - 1)) in answers:
+            answers[action].append(one)
+    readings = {action: _read(texts, numerals) for action, texts in answers.items() if len(texts) > 1}
     found: list[tuple[list[int], list[int]]] = []
     for step in steps:
-        action = done.get(step, [])
-        known = [(time, text) for time, text in answers.get(tuple(action), []) if time <= step]
-        readings = _alike(known, numerals)
-        offered = _on_lines(readings, step + 1, numerals) if readings and readings.changing else [[]] * LINES
-        found += [(text, action if text else []) for text in offered]
+        action = done.get(step, ())
+        alike = _alike([one for one in readings.get(action, []) if one.step <= step])
+        offered = _on_lines(alike, step + 1, numerals) if alike else [[]] * LINES
+        found += [(text, list(action) if text else []) for text in offered]
     return found
 
 
-def _on_lines(readings: _Readings, at: int, numerals: Numerals) -> list[list[int]]:
-    through = [
-        numerals.together(
-            readings.form, [rounded(value) for value in along(readings.times[-n:], readings.values[-n:], at)]
-        )
-        for n in (POINTS, 2)
-    ]
-    return [[], [], through[0]] if through[0] == through[1] else [*through, []]
-
-
 @dataclass(frozen=True)
-class _Readings:
+class _Reading:
+    """What an answer of step k says, apart from its numbers, and these."""
+
+    step: int
     form: tuple[int, ...]
-    times: list[int]
-    values: list[list[int]]
-
-    @property
-    def changing(self) -> bool:
-        return any(one != self.values[-1] for one in self.values)
+    values: list[int]
 
 
-def _alike(known: Sequence[tuple[int, list[int]]], numerals: Numerals) -> _Readings | None:
-    """The latest of the answers that have one form, with numbers in it; None if there are fewer than two."""
-    if len(known) < 2:
-        return None
-    form, latest = numerals.apart(known[-1][1])
-    times, values = [known[-1][0]], [latest]
-    for time, text in reversed(known[-POINTS:-1]):
-        other, read = numerals.apart(text)
-        if other != form:
-            break
-        times.append(time)
-        values.append(read)
-    return _Readings(form, times[::-1], values[::-1]) if latest and len(times) > 1 else None
+def _read(texts: Sequence[Told], numerals: Numerals) -> list[_Reading]:
+    return [_Reading(one.step, *numerals.apart(_without_opening(one.words))) for one in texts]
+
+
+def _alike(known: Sequence[_Reading]) -> list[_Reading]:
+    """The latest of them that have one form; none where they have no numbers, or there is no line through these."""
+    begin = len(known)
+    while begin and begin > len(known) - POINTS and known[begin - 1].form == known[-1].form:
+        begin -= 1
+    found = list(known[begin:])
+    return found if any(one.values != found[-1].values for one in found) else []
+
+
+def _on_lines(readings: Sequence[_Reading], at: int, numerals: Numerals) -> list[list[int]]:
+    texts: list[list[int]] = []
+    for through in (readings, readings[-2:]):
+        values = along([one.step for one in through], [one.values for one in through], at)
+        texts.append(numerals.together(readings[-1].form, [rounded(value) for value in values]))
+    return [[], [], texts[0]] if texts[0] == texts[1] else [*texts, []]
 
 
 def _without_opening(words: list[int]) -> list[int]:

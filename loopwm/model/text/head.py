@@ -154,7 +154,7 @@ class Look:
 
     @classmethod
     def of(cls, texts: Texts, memory: Memory, pointer: Pointer, first: int = 0) -> Look:
-        """Of target texts; a word of step k may read all that was seen up to o_k."""
+        """Of target texts; a word of step k may read all that was seen up to o_k, and what is offered for step k."""
         rows = pairs(texts.window, memory.window)
         here, there = Layout.of(texts.window, rows).groups, Layout.of(memory.window, rows).groups
         before = texts.before(pointer.reach, BEGIN)
