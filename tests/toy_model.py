@@ -25,7 +25,7 @@ EVERYTHING = ("copy", "bottleneck")
 def make(head: str = "copy", follow: int = TextConfig.follow, guided: bool = False, **fields: object) -> WorldModel:
     """`guided` turns on all that a head which copies can be told besides."""
     torch.manual_seed(0)
-    told = {"trust": guided, "touched": guided, "expect": guided, "extrapolate": guided}
+    told = {"trust": guided, "touched": guided, "expect": guided, "extrapolate": guided, "ends": guided}
     text = TextConfig(encoder=1, decoder=2, head=head, follow=follow, heading=2, **told)  # type: ignore[arg-type]
     config = replace(SMALL, text=text, **fields)  # type: ignore[arg-type]
     model = WorldModel(config, CORPUS.observation, CORPUS.action, CORPUS.statistics(CORPUS.split("train")))

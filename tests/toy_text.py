@@ -49,8 +49,8 @@ def episodes(training: int = 40, validation: int = 12) -> list[TextEpisode]:
 
 
 def counting() -> TextEpisode:
-    """A game in which the counter is read again and again, and counts faster and faster: 7, 8, 11, 16, 23, 32."""
-    said = tuple(f"The counter says {7 + k * k}." for k in range(6))
+    """A game in which the counter is read again and again, and counts by one and by two: 7, 8, 10, 11, 13, 14."""
+    said = tuple(f"The counter says {7 + 3 * k // 2}." for k in range(6))
     return replace(
         play(0, "train"), observations=("You are in the cellar.", "You move to the kitchen.", *said),
         actions=("go", *["read counter"] * 6), scores=(0.0,) * 8, initial="You start in the cellar. It is dark.",

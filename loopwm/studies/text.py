@@ -101,6 +101,7 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         touched=config.touched,
         expect=config.expect,
         extrapolate=config.extrapolate,
+        ends=config.ends,
         head=config.head,
     )
     model = replace(settings.model, text=text)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from loopwm.model.config import ModelConfig, TextConfig
 from loopwm.model.text.extrapolation import LINES, Numerals, Told, gone_on
@@ -45,19 +46,45 @@ class Memory:
     window: Tensor
 
     @classmethod
-    def of(cls, states: Tensor, texts: Texts, config: TextConfig, done: bool = False) -> Memory:
-        """Of encoded texts, of actions where they were `done`."""
+    def of(
+        cls, states: Tensor, texts: Texts, config: TextConfig, done: bool = False, end: Tensor | None = None
+    ) -> Memory:
+        """Of encoded texts, of actions where they were `done`. Their parts have ends to repeat, which differ from the
+        states of the words before by `end` (D,), if that is given."""
         before, heading = texts.before(config.follow, BEGIN), texts.heading(config.heading)
         near = torch.cat([texts.before(1, 0), texts.after(2)], 1) if config.touched else texts.before(0, 0)
         acts = torch.full_like(texts.tokens, done, dtype=torch.bool)
         read = torch.zeros_like(texts.tokens)
-        return cls(states, texts.tokens, texts.step, before, heading, near, acts, read, texts.window)
+        words = cls(states, texts.tokens, texts.step, before, heading, near, acts, read, texts.window)
+        return words if end is None else words._ended(texts, end)
+
+    def _ended(self, texts: Texts, end: Tensor) -> Memory:
+        """With <end> after every part of the texts that it consists of."""
+        length = texts.parts.length[texts.parts.length > 0]
+        last = length.cumsum(0) - 1
+        said = torch.where(texts.opens, BEGIN, texts.tokens)[last, None]
+        ends = replace(
+            self,
+            states=self.states[last] + end.to(self.states.dtype),
+            tokens=torch.full_like(last, END),
+            step=self.step[last],
+            before=torch.cat([said, self.before[last]], 1)[:, : self.before.shape[1]],
+            heading=self.heading[last],
+            near=functional.pad(said, (0, 2))[:, : self.near.shape[1]],
+            done=self.done[last],
+            line=self.line[last],
+            window=torch.bincount(texts.text[last] // texts.count, minlength=len(self.window)),
+        )
+        place = torch.arange(len(self.tokens), device=last.device)
+        return self._merged(ends, torch.cat([place, last]).argsort(stable=True))
 
     def and_also(self, other: Memory) -> Memory:
         """With the words that `other` remembers of the same windows."""
         windows = torch.arange(len(self.window), device=self.window.device)
         owner = torch.cat([windows.repeat_interleave(one.window) for one in (self, other)])
-        order = owner.argsort(stable=True)
+        return self._merged(other, owner.argsort(stable=True))
+
+    def _merged(self, other: Memory, order: Tensor) -> Memory:
         parts = [part for part in self.__dataclass_fields__ if part != "window"]
         pairs = [torch.cat([getattr(self, part), getattr(other, part)])[order] for part in parts]
         return Memory(*pairs, window=self.window + other.window)
@@ -124,6 +151,7 @@ class TextEncoder(WordEncoder):
         self.cause = nn.Linear(config.width, config.width, bias=False)
         nn.init.zeros_(self.cause.weight)
         self.lines = nn.Parameter(torch.zeros(LINES, config.width)) if config.text.extrapolate else None
+        self.end = nn.Parameter(torch.zeros(config.width)) if config.text.ends else None
         self.numerals = Numerals.of(spec.names)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -140,7 +168,9 @@ class TextEncoder(WordEncoder):
         texts = self.taken_apart(tokens)
         states = self.encoded(texts)
         e = self.summed(states, texts, past)
-        return e, Memory.of(states if causes is None else self._caused(states, texts, causes), texts, self.config)
+        if causes is not None:
+            states = self._caused(states, texts, causes)
+        return e, Memory.of(states, texts, self.config, end=self.end)
 
     def _caused(self, states: Tensor, texts: Texts, causes: Tensor) -> Tensor:
         known = (causes != 0)[..., None]
@@ -161,16 +191,18 @@ class TextEncoder(WordEncoder):
             return memory
         tokens, causes = (_padded([[pair[i] for pair in window] for window in offered], memory.tokens) for i in (0, 1))
         texts = self.taken_apart(tokens)
-        line = texts.step % LINES
-        states = self._caused(self.encoded(texts), texts, causes) + self.lines[line]
-        step = steps.repeat_interleave(LINES, 1).flatten()[texts.text]
-        return memory.and_also(replace(Memory.of(states, texts, self.config), step=step, line=line + 1))
+        made = Memory.of(self._caused(self.encoded(texts), texts, causes), texts, self.config, end=self.end)
+        line, k = made.step % LINES, made.step // LINES
+        states = made.states + self.lines[line].to(made.states.dtype)
+        window = torch.arange(len(steps), device=steps.device).repeat_interleave(made.window)
+        return memory.and_also(replace(made, states=states, step=steps[window, k], line=line + 1))
 
 
 def remembered(memory: Memory, past: int = 0) -> list[list[Told]]:
     """The texts of every window, as they follow each other in the memory, from the action before o_past on."""
     windows = torch.arange(len(memory.window), device=memory.window.device).repeat_interleave(memory.window)
-    kept = torch.stack([windows, memory.step, memory.done.long(), memory.tokens])[:, memory.step >= past - 1].cpu()
+    told = (memory.step >= past - 1) & (memory.tokens != END)
+    kept = torch.stack([windows, memory.step, memory.done.long(), memory.tokens])[:, told].cpu()
     begins = torch.ones(kept.shape[1], dtype=torch.bool)
     begins[1:] = (kept[:3, 1:] != kept[:3, :-1]).any(0)
     first = begins.nonzero()[:, 0]

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loopwm.model.text.numbers import digits
-from loopwm.text.lines import along, rounded
+from loopwm.text.lines import Line, rounded
 from loopwm.text.vocabulary import OPENERS, SPACE
 
 POINTS = 17
 """The most readings that a line goes through, the latest: as many as the rules of the benchmark do."""
-LINES = 3
-"""One through all readings, one through the last two of them, and one instead of both where they say the same."""
+MANY = 4
+"""Readings from which on a line is drawn by many of them."""
+LINES = 2
+"""One through few readings, or one through many."""
+APART = 0.75
+"""Readings further from it, more than rounding takes them, do not lie on a line."""
 NUMBER, OPENING = -1, -2
 """Stand in a form for a number inside a word, and for one that begins it."""
 _FIGURES = 15
@@ -109,7 +113,8 @@ def gone_on(
 ) -> list[list[tuple[list[int], list[int]]]]:
     """For every window, and for LINES of every step k: o_{k+1} as it would be, and a_k; no words where there is none.
 
-    A line goes through the latest answers to the same action that have one form, if there are two and not all the same.
+    A line goes through the latest answers to the same action that have one form, if there are two, not all are the same
+    and all lie on it.
 
     Args:
         windows: what each was told. steps: (B, K), each k. past: J, a step before which only the order is known.
@@ -149,7 +154,7 @@ def _read(texts: Sequence[Told], numerals: Numerals) -> list[_Reading]:
 
 
 def _alike(known: Sequence[_Reading]) -> list[_Reading]:
-    """The latest of them that have one form; none where they have no numbers, or there is no line through these."""
+    """The latest of them that have one form; none where these are fewer than two, have no numbers or all the same."""
     begin = len(known)
     while begin and begin > len(known) - POINTS and known[begin - 1].form == known[-1].form:
         begin -= 1
@@ -158,11 +163,11 @@ def _alike(known: Sequence[_Reading]) -> list[_Reading]:
 
 
 def _on_lines(readings: Sequence[_Reading], at: int, numerals: Numerals) -> list[list[int]]:
-    texts: list[list[int]] = []
-    for through in (readings, readings[-2:]):
-        values = along([one.step for one in through], [one.values for one in through], at)
-        texts.append(numerals.together(readings[-1].form, [rounded(value) for value in values]))
-    return [[], [], texts[0]] if texts[0] == texts[1] else [*texts, []]
+    line = Line.through([one.step for one in readings], [one.values for one in readings])
+    if line.furthest > APART:
+        return [[]] * LINES
+    text = numerals.together(readings[-1].form, [rounded(value) for value in line.at(at)])
+    return [[], text] if len(readings) >= MANY else [text, []]
 
 
 def _without_opening(words: list[int]) -> list[int]:

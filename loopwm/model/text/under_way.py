@@ -204,6 +204,8 @@ class UnderWay:
         here = int(agreed.argmax())
         words = seen.tokens[0, here : here + most].tolist()
         begins = seen.before[0, here + 1 : here + len(words), 0].tolist()
+        if END in words:
+            return words[: words.index(END) + 1]
         if BEGIN in begins:
             words = [*words[: begins.index(BEGIN) + 1], END]
         return words[:most]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from loopwm.text.lines import along, rounded
+from loopwm.text.lines import Line, rounded
 
 SMALL_WORDS = frozenset(
     (
@@ -140,7 +140,7 @@ def extrapolated(readings: Sequence[tuple[int, str]], at: int, points: int) -> l
         alike.append(reading)
     if len(alike) < 2:
         return None
-    return along([time for time, _ in alike], [numbers(text) for _, text in alike], at)
+    return Line.through([time for time, _ in alike], [numbers(text) for _, text in alike]).at(at)
 
 
 def _as_written(argument: str, seen: Sequence[str]) -> str:
