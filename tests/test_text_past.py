@@ -104,7 +104,7 @@ def test_what_is_written_in_use_is_as_likely_in_training(
     known, targets = likelihood(model, told, torch.ones(1, steps, dtype=torch.bool))
     last = targets.log_probability[targets.texts.step == steps - 1]
     # Cut off, it has no end.
-    whole = len(said) < corpus.observation.shape[0]
+    whole = len(said) < CORPUS.observation.shape[0]
     assert float(last[: len(said) + whole].sum()) == pytest.approx(float(found.log_probability), rel=1e-4)
     # What is offered is the same as well, where there is a line.
     assert isinstance(model.encoder, TextEncoder)
