@@ -18,7 +18,7 @@ from toy_text import counting
 from loopwm.errors import UserError
 from loopwm.model.config import TextConfig
 from loopwm.model.text.encoders import TextEncoder, remembered
-from loopwm.model.text.extrapolation import APART, LINES, Numerals, Told, gone_on
+from loopwm.model.text.extrapolation import APART, LINES, Numerals, Passage, gone_on
 from loopwm.model.text.head import TextHead
 from loopwm.model.text.pointer import Signs, by_line, readable
 from loopwm.model.world_model import WorldModel
@@ -44,9 +44,9 @@ def offered(readings: list[str], steps: list[int] | None = None, past: int = 0, 
     """On the lines through answers to one action, at `steps`, or one by one from o_1 on."""
     steps = list(range(1, len(readings) + 1)) if steps is None else steps
     asked = steps[-1] if ask is None else ask
-    told = [Told(0, False, words("the block"))]
-    told += [Told(step, False, words(text)) for step, text in zip(steps, readings, strict=True)]
-    told += [Told(step, True, words("read" if step + 1 in steps or step == asked else "wait")) for step in range(25)]
+    told = [Passage(0, False, words("the block"))]
+    told += [Passage(step, False, words(text)) for step, text in zip(steps, readings, strict=True)]
+    told += [Passage(step, True, words("read" if step + 1 in steps or step == asked else "wait")) for step in range(25)]
     (found,) = gone_on([told], [[asked]], NUMERALS, past)
     assert all(action == (words("read") if text else []) for text, action in found)
     return [WORDS.decode(text) for text, _ in found]
@@ -146,8 +146,12 @@ def test_no_line_goes_through_a_past_of_which_only_the_order_is_known() -> None:
 
 def test_the_task_before_an_observation_is_no_part_of_it() -> None:
     opening = [WORDS.index("<task>"), *words("the 12 block"), WORDS.index("<seen>")]
-    told = [Told(0, True, words("read")), Told(1, False, [*opening, *words("5%")]), Told(1, True, words("read"))]
-    told += [Told(2, False, words("6%")), Told(2, True, words("read"))]
+    told = [
+        Passage(0, True, words("read")),
+        Passage(1, False, [*opening, *words("5%")]),
+        Passage(1, True, words("read")),
+    ]
+    told += [Passage(2, False, words("6%")), Passage(2, True, words("read"))]
     assert [WORDS.decode(text) for text, _ in gone_on([told], [[2]], NUMERALS)[0]] == ["7%", ""]
 
 

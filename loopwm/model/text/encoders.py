@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loopwm.model.config import ModelConfig, TextConfig
-from loopwm.model.text.extrapolation import LINES, Numerals, Told, gone_on
+from loopwm.model.text.extrapolation import LINES, Numerals, Passage, gone_on
 from loopwm.model.text.layers import FeedForward, WordAttention, WordBlock, angles
 from loopwm.model.text.numbers import NumberValues
 from loopwm.model.text.packing import Texts, flattened
@@ -198,7 +198,7 @@ class TextEncoder(WordEncoder):
         return memory.and_also(replace(made, states=states, step=steps[window, k], line=line + 1))
 
 
-def remembered(memory: Memory, past: int = 0) -> list[list[Told]]:
+def remembered(memory: Memory, past: int = 0) -> list[list[Passage]]:
     """The texts of every window, as they follow each other in the memory, from the action before o_past on."""
     windows = torch.arange(len(memory.window), device=memory.window.device).repeat_interleave(memory.window)
     told = (memory.step >= past - 1) & (memory.tokens != END)
@@ -207,9 +207,9 @@ def remembered(memory: Memory, past: int = 0) -> list[list[Told]]:
     begins[1:] = (kept[:3, 1:] != kept[:3, :-1]).any(0)
     first = begins.nonzero()[:, 0]
     owners, words = kept[:3, first].T.tolist(), kept[3].tolist()
-    found: list[list[Told]] = [[] for _ in memory.window]
+    found: list[list[Passage]] = [[] for _ in memory.window]
     for (window, step, done), (begin, end) in zip(owners, pairwise([*first.tolist(), len(words)]), strict=True):
-        found[window].append(Told(step, bool(done), words[begin:end]))
+        found[window].append(Passage(step, bool(done), words[begin:end]))
     return found
 
 

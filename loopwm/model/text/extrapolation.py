@@ -28,7 +28,7 @@ _FIGURES = 15
 
 
 @dataclass(frozen=True)
-class Told:
+class Passage:
     """The words of o_k, or of a_k where it was `done`, in a window. `step` is k."""
 
     step: int
@@ -109,7 +109,7 @@ class Numerals:
 
 
 def gone_on(
-    windows: Sequence[Sequence[Told]], steps: Sequence[Sequence[int]], numerals: Numerals, past: int = 0
+    windows: Sequence[Sequence[Passage]], steps: Sequence[Sequence[int]], numerals: Numerals, past: int = 0
 ) -> list[list[tuple[list[int], list[int]]]]:
     """For every window, and for LINES of every step k: o_{k+1} as it would be, and a_k; no words where there is none.
 
@@ -123,10 +123,10 @@ def gone_on(
 
 
 def _of_window(
-    told: Sequence[Told], steps: Sequence[int], numerals: Numerals, past: int
+    told: Sequence[Passage], steps: Sequence[int], numerals: Numerals, past: int
 ) -> list[tuple[list[int], list[int]]]:
     done = {one.step: tuple(one.words) for one in told if one.done and one.step >= past - 1}
-    answers: dict[tuple[int, ...], list[Told]] = {done[step]: [] for step in steps if step in done}
+    answers: dict[tuple[int, ...], list[Passage]] = {done[step]: [] for step in steps if step in done}
     for one in sorted((one for one in told if not one.done and one.step >= past), key=lambda one: one.step):
         if (action := done.get(one.step - 1)) in answers:
             answers[action].append(one)
@@ -149,7 +149,7 @@ class _Reading:
     values: list[int]
 
 
-def _read(texts: Sequence[Told], numerals: Numerals) -> list[_Reading]:
+def _read(texts: Sequence[Passage], numerals: Numerals) -> list[_Reading]:
     return [_Reading(one.step, *numerals.apart(_without_opening(one.words))) for one in texts]
 
 
