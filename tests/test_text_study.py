@@ -139,6 +139,9 @@ def test_a_system_is_added_to_a_result_as_if_all_had_been_asked_together(small: 
         out=small.folder / "new",
     )
     shutil.copytree(small.home / "stack-equal-params-seed0", added.home / "stack-equal-params-seed0")
+    # One that was trained elsewhere says with how many threads, and whoever goes on with it keeps them.
+    told = added.home / "stack-equal-params-seed0" / "info.json"
+    told.write_text(told.read_text().replace('"threads": 1', '"threads": 2'))
     found = json.loads(study.run_text_study(added).read_text())
     assert not (added.home / "looped-seed0").exists()
     timed = {name for name in found["figures"] if "_ms" in name}
@@ -157,6 +160,11 @@ def test_a_system_is_added_to_a_result_as_if_all_had_been_asked_together(small: 
     said = text_page.page([found])
     assert leading["command"] in said and found["command"] in said and f"--beside {alone.result}" in found["command"]
     assert "with matrix products in float32." in said
+    assert found["threads"] == {"looped": 1, "stack-equal-params": 2}
+    hours = [found["figures"][name] for name in ("hours", "hours_equal_params")]
+    assert f"{hours[0]:.2f}, one core |" in said and f"{hours[1]:.2f}, 2 cores |" in said
+    assert "| training, one core | 3 hours |" in said
+    assert "| hours of training, one core |" in text_page.page([together])
     # What is not alike, or measured already, is refused before anything is trained.
     for other, reason in (
         (replace(added, updates=5), r"made with updates = 4, not 5"),

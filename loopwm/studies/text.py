@@ -203,7 +203,8 @@ def summary(
         "seeds": list(config.seeds),
         "systems": systems,
         "updates": config.updates,
-        "threads": config.threads,
+        "threads": earlier.threads
+        | {system: told_of(runs[system, config.seeds[0]])["threads"] for system in config.systems},
         "beam": config.beam,
         "decode": config.decode,
         "head": config.head,
@@ -212,12 +213,17 @@ def summary(
         "recorded_by": {path.name: read_recording(path)[0].command for path in (config.data, *config.further)},
         "figures": figures(systems, config.seeds[0], results, evidence) | prices(config, runs, earlier),
         "precision": earlier.content.get("precision", {})
-        | {run.name: json.loads((run / "info.json").read_text())["precision"] for run in runs.values()},
+        | {run.name: told_of(run)["precision"] for run in runs.values()},
         "tracks": results,
         "looping": evidence,
         "reported": reported_json(config.world),
         "config": config_as_dict(base),
     }
+
+
+def told_of(run: Path) -> dict[str, Any]:
+    """What a run wrote down of itself when its training began."""
+    return json.loads((run / "info.json").read_text())
 
 
 def prices(

@@ -17,8 +17,8 @@ from loopwm.train.journal import config_as_dict
 
 PRICES = ("params", "flops_step", "hours")
 """Figures of every system that do not follow from its answers."""
-SAME = ("seeds", "updates", "threads", "beam", "decode", "head", "split")
-"""What both studies must have been told."""
+SAME = ("seeds", "updates", "beam", "decode", "head", "split")
+"""What both studies must have been told. Threads change the last digits alone, and how long training takes."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Earlier:
             return cls({})
         try:
             found = json.loads(path.read_text())
-            # What came later than that result was off in it; every run had one thread.
-            found.setdefault("threads", 1)
+            # What came later than that result was off in it.
             settings = config_as_dict(TypeAdapter(RunConfig).validate_python(found["config"]))
             stored = {name: found[name] for name in SAME} | flat(settings)
             recorded = sorted(found["recordings"].values())
@@ -81,6 +80,11 @@ class Earlier:
         names = [f"{price}{key}" for price in PRICES for key in keys]
         return {name: self.content["figures"][name] for name in (*names, "peak_memory_gib")}
 
+    @property
+    def threads(self) -> dict[str, int]:
+        """System -> of its training."""
+        return threads_of(self.content) if self.content else {}
+
     def made(self) -> list[dict[str, Any]]:
         """How it came about, itself and what it was added to."""
         if not self.content:
@@ -89,6 +93,12 @@ class Earlier:
         before = self.content.get("earlier", [])
         known = {system for one in before for system in one["systems"]}
         return [*before, own | {"systems": [one for one in self.systems if one not in known]}]
+
+
+def threads_of(result: Mapping[str, Any]) -> dict[str, int]:
+    """System -> threads of its training: once all of a result had the same number, at the very first one."""
+    stored = result.get("threads", 1)
+    return stored if isinstance(stored, dict) else dict.fromkeys(result["systems"], stored)
 
 
 def flat(settings: Mapping[str, Any], under: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from loopwm.errors import UserError
 from loopwm.studies.markdown import rewrite
+from loopwm.studies.text_earlier import threads_of
 from loopwm.text.benchmark.errors import ANSWERS
 
 NAMES = {
@@ -152,7 +153,7 @@ def goals(result: Result) -> list[str]:
         ceiling = 100 * (1 - headline(ceilings[track.replace("_", "-")]["ceiling"]["unusual"])["mean"])
         said += f"; the ceiling is {ceiling:.1f}" * (mean < goal and ceiling < goal)
         lines.append(f"| EM, {track.replace('_', '-')} | {goal} | {mean:.1f} [{low:.1f}, {high:.1f}] | {said} |")
-    cores = cores_of(result)
+    cores = cores_of(threads_of(result)["looped"])
     for key, name, most, unit, of_one in (
         ("hours", f"training, {cores}", LONGEST, "hours", 1.0),
         ("peak_memory_gib", "the most memory that training needed", LARGEST, "GB", 2**30 / 1e9),
@@ -303,11 +304,13 @@ def latents(result: Result) -> list[str]:
 
 def sizes(result: Result) -> list[str]:
     """Parameters, compute, time."""
-    figures, cores = result["figures"], cores_of(result)
+    figures, threads = result["figures"], threads_of(result)
+    # Once for all systems where they had as many.
+    alike = f", {cores_of(threads['looped'])}" if len(set(threads.values())) == 1 else ""
     lines = [
         "### Size and time",
         "",
-        f"| system | parameters | MFLOPs per step of the latent | hours of training, {cores} |",
+        f"| system | parameters | MFLOPs per step of the latent | hours of training{alike} |",
         "|---|---|---|---|",
     ]
     for name in systems_of(result):
@@ -315,7 +318,7 @@ def sizes(result: Result) -> list[str]:
         if name in result["systems"]:
             lines.append(
                 f"| {NAMES[name]} | {figures[f'params{key}']:,} | {figures[f'flops_step{key}'] / 1e6:.2f} | "
-                f"{figures[f'hours{key}']:.2f} |"
+                f"{figures[f'hours{key}']:.2f}{'' if alike else f', {cores_of(threads[name])}'} |"
             )
     memory = f"Training needed at most {figures['peak_memory_gib']:.1f} GiB{_products(result)}."
     return [*lines, "", f"{_spent(result)} {memory}"]
@@ -353,9 +356,8 @@ def _time(figures: dict[str, float], key: str) -> str:
     return f"{figures[key]:.0f} ms [{figures[f'{key}_low']:.0f}, {figures[f'{key}_high']:.0f}]"
 
 
-def cores_of(result: Result) -> str:
-    """What a run was trained on."""
-    threads = result.get("threads", 1)
+def cores_of(threads: int) -> str:
+    """What a run of so many threads was trained on."""
     return "one core" if threads == 1 else f"{threads} cores"
 
 
