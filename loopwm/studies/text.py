@@ -203,7 +203,7 @@ def summary(
         "seeds": list(config.seeds),
         "systems": systems,
         "updates": config.updates,
-        "threads": earlier.threads
+        "threads": dict(earlier.threads)
         | {system: told_of(runs[system, config.seeds[0]])["threads"] for system in config.systems},
         "beam": config.beam,
         "decode": config.decode,

@@ -81,7 +81,7 @@ class Earlier:
         return {name: self.content["figures"][name] for name in (*names, "peak_memory_gib")}
 
     @property
-    def threads(self) -> dict[str, int]:
+    def threads(self) -> Mapping[str, int]:
         """System -> of its training."""
         return threads_of(self.content) if self.content else {}
 
@@ -95,10 +95,10 @@ class Earlier:
         return [*before, own | {"systems": [one for one in self.systems if one not in known]}]
 
 
-def threads_of(result: Mapping[str, Any]) -> dict[str, int]:
+def threads_of(result: Mapping[str, Any]) -> Mapping[str, int]:
     """System -> threads of its training: once all of a result had the same number, at the very first one."""
-    stored = result.get("threads", 1)
-    return stored if isinstance(stored, dict) else dict.fromkeys(result["systems"], stored)
+    stored: int | dict[str, int] = result.get("threads", 1)
+    return {system: stored for system in result["systems"]} if isinstance(stored, int) else stored
 
 
 def flat(settings: Mapping[str, Any], under: str = "") -> dict[str, Any]:
