@@ -249,7 +249,7 @@ def misses(result: Result) -> list[str]:
     run = run_of(result, "looped")
     causes = list(result["tracks"]["history"]["systems"][run]["misses"])
     lines = [
-        "### What the looped model gets wrong, in percent of all windows",
+        "### What the looped model gets wrong, in percent, weighed like EM",
         "",
         "| track | " + " | ".join(causes) + " |",
         "|---|" + "---|" * len(causes),
