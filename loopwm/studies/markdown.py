@@ -7,8 +7,9 @@ python -m loopwm.studies.markdown results/adaptive-depth.json docs/adaptive-dept
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,13 +238,6 @@ def with_table(document: str, table: str) -> str:
     return f"{head}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
 
 
-def main(result: Path, document: Path) -> None:
-    """Rewrite the table in `document` from the file `result`."""
-    content = json.loads(result.read_text())
-    table = adaptive_tables(content) if "parts" in content else results_table(content)
-    rewrite(document, table)
-
-
 def rewrite(document: Path, table: str) -> None:
     """Replace what stands between the markers of a file.
 
@@ -255,5 +249,32 @@ def rewrite(document: Path, table: str) -> None:
         aside.write_text(text)
 
 
+def from_words(words: Sequence[str], takes: str, table: Callable[[list[Path]], str]) -> int:
+    """Rewrite the last of the files that a command line names with a table of the others; the exit status.
+
+    Args:
+        takes: names of the files, as in RESULT [RESULT ...] FILE.
+    """
+    *sources, document = [Path(word) for word in words] or [Path()]
+    least = len(re.sub(r"\[.*?\]", "", takes).split())
+    try:
+        if len(words) < least or (len(words) > least and "..." not in takes):
+            raise UserError(f"{len(words)} files were named; give {takes}.")
+        if missing := [path for path in (*sources, document) if not path.exists()]:
+            raise UserError(f"There is no {missing[0]}.")
+        rewrite(document, table(sources))
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"Written: {document}\n")
+    return 0
+
+
+def table_of(sources: Sequence[Path]) -> str:
+    """The table of a published result."""
+    content = json.loads(sources[0].read_text())
+    return adaptive_tables(content) if "parts" in content else results_table(content)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(from_words(sys.argv[1:], "RESULT FILE", table_of))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwm.errors import UserError
-from loopwm.studies.markdown import rewrite
+from loopwm.studies.markdown import from_words
 from loopwm.studies.text_earlier import threads_of
 from loopwm.text.benchmark.errors import ANSWERS
 
@@ -415,12 +415,7 @@ def interval(one: dict[str, float]) -> str:
     return f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
 
 
-def main(arguments: list[str]) -> None:
-    """RESULT [RESULT ...] FILE [--card]"""
-    *results, document = (Path(one) for one in arguments if one != "--card")
-    rewrite(document, (card if "--card" in arguments else page)(read_results(results)))
-    print(f"Written: {document}")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    made = card if "--card" in sys.argv else page
+    files = [word for word in sys.argv[1:] if word != "--card"]
+    sys.exit(from_words(files, "RESULT [RESULT ...] FILE", lambda results: made(read_results(results))))

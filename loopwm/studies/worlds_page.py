@@ -15,7 +15,7 @@ from typing import Any
 
 from loopwm.errors import UserError
 from loopwm.progress import duration
-from loopwm.studies.markdown import interval_text, rewrite
+from loopwm.studies.markdown import from_words, interval_text
 
 
 @dataclass(frozen=True)
@@ -308,12 +308,5 @@ def _made(result: dict[str, Any]) -> str:
     return f"Made by `{result['command']}` on {result['processor']}."
 
 
-def main(arguments: list[str]) -> None:
-    """FOLDER FILE"""
-    folder, document = map(Path, arguments)
-    rewrite(document, page(Published.read(folder)))
-    print(f"Written: {document}")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(from_words(sys.argv[1:], "FOLDER FILE", lambda folders: page(Published.read(folders[0]))))
