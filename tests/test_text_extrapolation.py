@@ -17,8 +17,8 @@ from toy_text import counting
 
 from loopwm.errors import UserError
 from loopwm.model.config import TextConfig
-from loopwm.model.text.encoders import TextEncoder, remembered
-from loopwm.model.text.extrapolation import APART, LINES, Numerals, Passage, gone_on
+from loopwm.model.text.encoders import Memory, TextEncoder, remembered
+from loopwm.model.text.extrapolation import APART, LINES, MANY, POINTS, Numerals, Passage, gone_on
 from loopwm.model.text.head import TextHead
 from loopwm.model.text.pointer import Signs, by_line, readable
 from loopwm.model.world_model import WorldModel
@@ -29,7 +29,8 @@ from loopwm.text.corpus import text_windows
 from loopwm.text.lines import Line
 from loopwm.text.simulator import TextSimulator
 from loopwm.text.vocabulary import Vocabulary
-from loopwm.train.text import unrolled
+from loopwm.train.config import LossConfig
+from loopwm.train.text import TextDecoding, unrolled
 
 WORDS = Vocabulary.of(["the block is down at of degrees: 7% of 12 (3)", "wait read"])
 NUMERALS = Numerals.of(WORDS.words)
@@ -38,6 +39,11 @@ READINGS = st.lists(st.integers(-999, 999), min_size=1, max_size=20)
 
 def words(text: str) -> list[int]:
     return WORDS.encode([text])[0]
+
+
+def on(text: str, readings: int) -> list[str]:
+    """Offered `text`, on a line of so many readings."""
+    return [text * (kind == sum(readings >= least for least in MANY)) for kind in range(LINES)]
 
 
 def offered(readings: list[str], steps: list[int] | None = None, past: int = 0, ask: int | None = None) -> list[str]:
@@ -86,19 +92,26 @@ def test_lines_are_those_of_the_rules(readings: list[int], gaps: list[int]) -> N
     """The rules of the benchmark go on with texts, by their own reading of numbers, wherever readings lie."""
     steps = np.cumsum(gaps)[: len(readings)].tolist()
     assume(steps[-1] < 24)
-    latest = slice(-17, None)
-    texts = [f"the block is at {value} degrees" for value in readings]
-    line = extrapolated(list(zip(steps, texts, strict=True)), steps[-1] + 1, 17)
-    apart = 0.0
-    if len(readings) > 1:
+    count = 1
+    while count < min(len(readings), POINTS):
+        latest = slice(-count - 1, None)
         fitted = np.polyval(np.polyfit(steps[latest], readings[latest], 1), steps[latest])
         apart = float(np.abs(fitted - readings[latest]).max())
         assume(abs(apart - APART) > 1e-6)
-    if line is None or len(set(readings[latest])) < 2 or apart > APART:
-        assert offered(texts, steps) == [""] * LINES
+        if apart > APART:
+            break
+        count += 1
+    if len(set(readings[-count:])) < 2:
+        assert offered(texts_of(readings), steps) == [""] * LINES
         return
-    text = with_numbers(without_numbers(texts[0]), line)
-    assert offered(texts, steps) == (["", text] if len(readings) >= 4 else [text, ""])
+    texts = texts_of(readings)
+    line = extrapolated(list(zip(steps, texts, strict=True)), steps[-1] + 1, count)
+    assert line is not None
+    assert offered(texts, steps) == on(with_numbers(without_numbers(texts[0]), line), count)
+
+
+def texts_of(readings: list[int]) -> list[str]:
+    return [f"the block is at {value} degrees" for value in readings]
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(-500, 500)), min_size=2, max_size=20), st.integers(51, 60))
@@ -112,22 +125,30 @@ def test_a_line_has_least_squares(points: list[tuple[int, int]], at: int) -> Non
 
 
 def test_a_line_goes_through_the_latest_answers_of_one_form_alone() -> None:
-    assert offered(["7%", "50 degrees", "60 degrees"]) == ["70 degrees", ""]
+    assert offered(["7%", "50 degrees", "60 degrees"]) == on("70 degrees", 2)
     assert offered(["50 degrees", "60 degrees", "7%"]) == [""] * LINES
-    assert offered(["10 of 90", "20 of 85"]) == ["30 of 80", ""]
+    assert offered(["10 of 90", "20 of 85"]) == on("30 of 80", 2)
     # What lies between is counted in steps, not in readings.
-    assert offered(["10%", "20%"], steps=[2, 4], ask=9) == ["50%", ""]
-    assert offered(["10%", "20%"], steps=[2, 4], ask=5) == ["30%", ""]
+    assert offered(["10%", "20%"], steps=[2, 4], ask=9) == on("50%", 2)
+    assert offered(["10%", "20%"], steps=[2, 4], ask=5) == on("30%", 2)
 
 
 def test_readings_have_to_lie_on_the_line_but_for_rounding() -> None:
     # 1.7 more every step, rounded.
-    assert offered(["18%", "20%", "21%", "23%", "25%"]) == ["", "27%"]
-    assert offered(["18%", "20%", "21%"]) == ["23%", ""]
-    # What warms up ever more slowly.
-    assert offered(["136%", "145%", "154%", "161%", "168%"]) == [""] * LINES
-    # One number on a line, the other not.
-    assert offered(["10 of 90", "20 of 85", "30 of 20"]) == [""] * LINES
+    assert offered(["18%", "20%", "21%", "23%", "25%"]) == on("27%", 5)
+    assert offered(["18%", "20%", "21%"]) == on("23%", 3)
+    # What warms up ever more slowly: the last two, which always lie on a line.
+    assert offered(["136%", "145%", "154%", "161%", "168%"]) == on("175%", 2)
+    # One number on a line of all of them, the other not.
+    assert offered(["10 of 90", "20 of 85", "30 of 20"]) == on("40 of -45", 2)
+
+
+def test_what_was_read_before_a_line_began_does_not_break_it() -> None:
+    # Put onto the plane once more.
+    assert offered(["80%", "84%", "88%", "3%", "7%", "11%", "15%"]) == on("19%", 4)
+    # What stands still now did not before.
+    assert offered(["10%", "20%", "30%", "30%"]) == [""] * LINES
+    assert offered(["2%", "3%", "90%", *(f"{5 * k}%" for k in range(7))]) == on("35%", 7)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +160,8 @@ def test_without_a_line_nothing_is_offered(readings: list[str]) -> None:
 
 def test_no_line_goes_through_a_past_of_which_only_the_order_is_known() -> None:
     readings, steps = ["10%", "20%", "31%"], [1, 2, 3]
-    assert offered(readings, steps, past=1) == offered(readings, steps)
-    assert offered(readings, steps, past=2) == ["42%", ""]
+    assert offered(readings, steps, past=1) == offered(readings, steps) == on("41%", 3)
+    assert offered(readings, steps, past=2) == on("42%", 2)
     assert offered(readings, steps, past=3) == [""] * LINES
 
 
@@ -152,14 +173,16 @@ def test_the_task_before_an_observation_is_no_part_of_it() -> None:
         Passage(1, True, words("read")),
     ]
     told += [Passage(2, False, words("6%")), Passage(2, True, words("read"))]
-    assert [WORDS.decode(text) for text, _ in gone_on([told], [[2]], NUMERALS)[0]] == ["7%", ""]
+    assert [WORDS.decode(text) for text, _ in gone_on([told], [[2]], NUMERALS)[0]] == on("7%", 2)
 
 
-def shown(model: WorldModel, visible: list[bool], texts: torch.Tensor | None = None) -> dict[int, set[str]]:
+def shown(
+    model: WorldModel, visible: list[bool], texts: torch.Tensor | None = None, lines: torch.Tensor | None = None
+) -> dict[int, set[str]]:
     """What is offered at every step of a game that counts, of which some observations are seen, or of other `texts`."""
     windows = text_windows(COUNTING, np.array([0]), np.array([0]), 7)
     windows = windows if texts is None else replace(windows, observations=texts)
-    memory = unrolled(model, windows, torch.tensor([visible])).memory
+    memory = unrolled(model, windows, torch.tensor([visible]), lines=lines).memory
     found: dict[int, set[str]] = {}
     for step in range(7):
         for line in range(1, LINES + 1):
@@ -182,6 +205,32 @@ def test_training_offers_what_goes_on_from_what_was_seen() -> None:
     assert shown(make(), [True] * 7) == {}
 
 
+def offered_in(memory: Memory) -> list[bool]:
+    """Which windows have words of a line to look back at."""
+    owners = torch.arange(len(memory.window)).repeat_interleave(memory.window)
+    return [bool((memory.line[owners == window] > 0).any()) for window in range(len(memory.window))]
+
+
+@torch.no_grad()
+def test_training_offers_lines_to_a_share_of_the_windows() -> None:
+    """Two copies of one window: either alone, both, or neither."""
+    model = make(guided=True)
+    one = text_windows(COUNTING, np.array([0, 0]), np.array([0, 0]), 7)
+    seen = torch.ones(2, 7, dtype=torch.bool)
+    for chosen in ([True, False], [False, True], [True, True], [False, False]):
+        assert offered_in(unrolled(model, one, seen, lines=torch.tensor(chosen)).memory) == chosen
+    drawn = [0, 0]
+    for share in (0, 1):
+        decoding = TextDecoding(LossConfig(lines=share), 1.0)
+        for seed in range(3):
+            decoding.unroll(model, one, None, torch.Generator().manual_seed(seed))
+            assert decoding._memory is not None
+            drawn[share] += sum(offered_in(decoding._memory))
+    assert drawn[0] == 0 and drawn[1] >= 3
+    with pytest.raises(UserError, match=r"loss\.lines is a share in \[0, 1\], got 1\.5"):
+        LossConfig(lines=1.5)
+
+
 @torch.no_grad()
 def test_offers_are_readable_when_they_are_made_alone() -> None:
     then, line = torch.tensor([[2, 2, 3, 1]]), torch.tensor([[0, 1, 2, 0]])
@@ -191,7 +240,7 @@ def test_offers_are_readable_when_they_are_made_alone() -> None:
         (3, [True, False, True, True]),
     ):
         assert readable(then, line, torch.tensor([[step]])).tolist() == [expected]
-    assert by_line(line).tolist() == [[[0, 1, 0, 0], [0, 0, 1, 0]]]
+    assert by_line(line).tolist() == [[[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]]
 
 
 @torch.no_grad()
@@ -235,7 +284,7 @@ def test_before_anything_is_learned_a_line_is_worth_as_much_as_what_was_read() -
     head = model.observation_head
     assert isinstance(head, TextHead) and head.expectation is not None and isinstance(model.encoder, TextEncoder)
     x, zeros, ones = torch.randn(1, 2, 24), torch.zeros(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bool)
-    lines = by_line(torch.tensor([[0, 1, 2]]))
+    lines = by_line(torch.tensor([[0, 1, LINES]]))
     plain, marked = (Signs(ones, zeros, zeros, zeros, zeros.long(), one) for one in (torch.zeros_like(lines), lines))
     assert torch.equal(head.pointer.preference(x, plain), head.pointer.preference(x, marked))
     states = torch.randn(1, 3, 24)

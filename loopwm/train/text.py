@@ -36,9 +36,10 @@ def unrolled(
     num_loops: Tensor | int | None = None,
     exit: ExitConfig | None = None,
     trace: Trace | None = None,
+    lines: Tensor | None = None,
 ) -> Unrolled:
     """h_0 ... h_{K-1} of windows of which the observations `visible` (B, K) are seen. What was before a window is
-    remembered, and not part of its latents."""
+    remembered, and not part of its latents. `lines` (B,): which windows are offered them; all when None."""
     assert isinstance(model.encoder, TextEncoder) and isinstance(model.action_encoder, TextActionEncoder)
     past, done = windows.past, windows.actions
     shown = functional.pad(visible, (past, 0), value=True)
@@ -52,7 +53,7 @@ def unrolled(
         h = model.advance(h, u[:, k], e[:, k], num_loops=num_loops, exit=exit, trace=trace)
         latents.append(h)
     steps = past + torch.arange(u.shape[1], device=u.device)
-    memory = model.encoder.extrapolated(read.and_also(said), steps.expand(len(done), -1), past)
+    memory = model.encoder.extrapolated(read.and_also(said), steps.expand(len(done), -1), past, lines)
     return Unrolled(torch.stack(latents, 1), memory)
 
 
@@ -72,7 +73,10 @@ class TextDecoding:
             visible = (torch.arange(window) < 1).expand(batch, -1)
         else:
             visible = visible_steps(batch, window, config.observed, draws, config.shown)
-        found = unrolled(model, windows, visible.to(windows.rewards.device), num_loops)
+        # Who is always offered what lies on a line never learns to write numbers, as it has to where there is none.
+        offers = isinstance(model.encoder, TextEncoder) and model.encoder.lines is not None
+        lines = torch.rand(batch, generator=draws) < config.lines if offers else None
+        found = unrolled(model, windows, visible.to(windows.rewards.device), num_loops, lines=lines)
         self._memory = found.memory
         return found.latents
 

@@ -177,16 +177,19 @@ class TextEncoder(WordEncoder):
         bag = (self.words(causes.long()) * known).sum(-2) / known.sum(-2).clamp(min=1) ** 0.5
         return states + self.cause(bag).to(states.dtype).flatten(0, 1)[texts.text]
 
-    def extrapolated(self, memory: Memory, steps: Tensor, past: int = 0) -> Memory:
+    def extrapolated(self, memory: Memory, steps: Tensor, past: int = 0, to: Tensor | None = None) -> Memory:
         """With what would be read after the actions of `steps` (B, K) if numbers went on along lines; as it is where
         the model was not made for that.
 
         Args:
-            past: J, steps before which time is not known.
+            past: J, steps before which time is not known. to: (B,), which windows are offered it; all when None.
         """
         if self.lines is None or not len(memory.tokens):
             return memory
-        offered = gone_on(remembered(memory, past), steps.tolist(), self.numerals, past)
+        told = remembered(memory, past)
+        if to is not None:
+            told = [window if chosen else [] for window, chosen in zip(told, to.tolist(), strict=True)]
+        offered = gone_on(told, steps.tolist(), self.numerals, past)
         if not any(text for window in offered for text, _ in window):
             return memory
         tokens, causes = (_padded([[pair[i] for pair in window] for window in offered], memory.tokens) for i in (0, 1))

@@ -15,10 +15,10 @@ from loopwm.text.vocabulary import OPENERS, SPACE
 
 POINTS = 17
 """The most readings that a line goes through, the latest: as many as the rules of the benchmark do."""
-MANY = 4
-"""Readings from which on a line is drawn by many of them."""
-LINES = 2
-"""One through few readings, or one through many."""
+MANY = 4, 6
+"""Readings from which on a line is trusted otherwise than one with fewer."""
+LINES = len(MANY) + 1
+"""Kinds of lines, by how many readings lie on them."""
 APART = 0.75
 """Readings further from it, more than rounding takes them, do not lie on a line."""
 NUMBER, OPENING = -1, -2
@@ -113,8 +113,8 @@ def gone_on(
 ) -> list[list[tuple[list[int], list[int]]]]:
     """For every window, and for LINES of every step k: o_{k+1} as it would be, and a_k; no words where there is none.
 
-    A line goes through the latest answers to the same action that have one form, if there are two, not all are the same
-    and all lie on it.
+    A line goes through as many of the latest answers to the same action as have one form and lie on it, if there are
+    two and not all are the same.
 
     Args:
         windows: what each was told. steps: (B, K), each k. past: J, a step before which only the order is known.
@@ -134,8 +134,7 @@ def _of_window(
     found: list[tuple[list[int], list[int]]] = []
     for step in steps:
         action = done.get(step, ())
-        alike = _alike([one for one in readings.get(action, []) if one.step <= step])
-        offered = _on_lines(alike, step + 1, numerals) if alike else [[]] * LINES
+        offered = _on_lines([one for one in readings.get(action, []) if one.step <= step], step + 1, numerals)
         found += [(text, list(action) if text else []) for text in offered]
     return found
 
@@ -153,21 +152,22 @@ def _read(texts: Sequence[Passage], numerals: Numerals) -> list[_Reading]:
     return [_Reading(one.step, *numerals.apart(_without_opening(one.words))) for one in texts]
 
 
-def _alike(known: Sequence[_Reading]) -> list[_Reading]:
-    """The latest of them that have one form; none where these are fewer than two, have no numbers or all the same."""
-    begin = len(known)
-    while begin and begin > len(known) - POINTS and known[begin - 1].form == known[-1].form:
-        begin -= 1
-    found = list(known[begin:])
-    return found if any(one.values != found[-1].values for one in found) else []
-
-
-def _on_lines(readings: Sequence[_Reading], at: int, numerals: Numerals) -> list[list[int]]:
-    line = Line.through([one.step for one in readings], [one.values for one in readings])
-    if line.furthest > APART:
-        return [[]] * LINES
-    text = numerals.together(readings[-1].form, [rounded(value) for value in line.at(at)])
-    return [[], text] if len(readings) >= MANY else [text, []]
+def _on_lines(known: Sequence[_Reading], at: int, numerals: Numerals) -> list[list[int]]:
+    """Of LINES the one that the latest readings lie on, if there is one."""
+    offered: list[list[int]] = [[] for _ in range(LINES)]
+    line, count = None, 1
+    for many in range(2, min(len(known), POINTS) + 1):
+        latest = known[-many:]
+        if latest[0].form != latest[-1].form:
+            break
+        through = Line.through([one.step for one in latest], [one.values for one in latest])
+        if through.furthest > APART:
+            break
+        line, count = through, many
+    if line is not None and any(one.values != known[-1].values for one in known[-count:]):
+        kind = sum(count >= least for least in MANY)
+        offered[kind] = numerals.together(known[-1].form, [rounded(value) for value in line.at(at)])
+    return offered
 
 
 def _without_opening(words: list[int]) -> list[int]:

@@ -193,7 +193,7 @@ class Expectation(nn.Module):
         # A part that begins alike counts as much as agrees, at most, with another one.
         begun = 1.0, float(config.follow), 1.0
         self.agree, self.belong, self.forget = (nn.Parameter(torch.tensor(one)) for one in begun)
-        self.extrapolated = nn.Parameter(torch.zeros(1, LINES)) if config.extrapolate else None
+        self.extrapolated = nn.Parameter(torch.zeros(LINES)) if config.extrapolate else None
         self.nothing = nn.Parameter(torch.zeros(1))
         self.told = nn.Linear(width, width, bias=False)
         self.named = nn.Linear(len(NAMES), width, bias=False) if config.touched else None
@@ -202,7 +202,7 @@ class Expectation(nn.Module):
         """Of remembered words with states (R, C, D), for each of the words that are written: (R, L, D)."""
         scores = self.agree * signs.agreed + self.belong * signs.alike - self.forget * signs.age.float().log1p()
         if self.extrapolated is not None:
-            scores = scores + self.extrapolated @ signs.lines
+            scores = scores + (self.extrapolated @ signs.lines)[:, None]
         weights = shares(scores, signs.readable, self.nothing)
         told = self.told(weights.to(states.dtype) @ states)
         if self.named is None:
