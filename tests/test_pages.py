@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,22 +18,23 @@ def made(module: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("module", "sources", "document"),
+    ("module", "sources", "document", "options"),
     [
-        ("markdown", ["results/billiards.json"], "README.md"),
-        ("markdown", ["results/adaptive-depth.json"], "docs/adaptive-depth.md"),
-        ("worlds_page", ["results"], "docs/worlds.md"),
-        ("text_page", WORLDS, "docs/text-results.md"),
+        ("markdown", ["results/billiards.json"], "README.md", []),
+        ("markdown", ["results/adaptive-depth.json"], "docs/adaptive-depth.md", []),
+        ("worlds_page", ["results"], "docs/worlds.md", []),
+        ("text_page", WORLDS, "docs/text-results.md", []),
+        ("text_page", WORLDS[:1], "weights/scienceworld-small/README.md", ["--card"]),
+        ("text_page", WORLDS[2:], "weights/alfworld-small/README.md", ["--card"]),
     ],
 )
 def test_every_page_is_what_its_command_makes_of_the_results(
-    module: str, sources: list[str], document: str, tmp_path: Path
+    module: str, sources: list[str], document: str, options: list[str], tmp_path: Path
 ) -> None:
     copy = tmp_path / "page.md"
-    shutil.copy(ROOT / document, copy)
-    text = copy.read_text()
+    text = (ROOT / document).read_text()
     copy.write_text(text.replace("<!-- results:begin -->", "<!-- results:begin -->\n| 99.9 |"))
-    done = made(module, *sources, str(copy))
+    done = made(module, *sources, str(copy), *options)
     assert (done.returncode, done.stdout) == (0, f"Written: {copy}\n"), done.stderr
     assert copy.read_text() == text
 
@@ -42,13 +42,25 @@ def test_every_page_is_what_its_command_makes_of_the_results(
 @pytest.mark.parametrize(
     ("module", "words", "reason"),
     [
-        ("text_page", [], "0 files were named; give RESULT [RESULT ...] FILE."),
-        ("text_page", ["results/alfworld.json", "--card"], "1 files were named; give RESULT [RESULT ...] FILE."),
-        ("markdown", ["results/billiards.json", "README.md", "docs/loop.md"], "3 files were named; give RESULT FILE."),
-        ("worlds_page", ["none", "docs/worlds.md"], "There is no none."),
-        ("text_page", ["results/alfworld.json", "docs/loop.md"], "needs the lines <!-- results:begin -->"),
+        ("text_page", [], "Give RESULT [RESULT ...] FILE, not 0 names."),
+        ("text_page", ["results/alfworld.json", "--card"], "Give RESULT [RESULT ...] FILE, not 1 names."),
+        ("markdown", ["results/billiards.json", "PAGE", "PAGE"], "Give RESULT FILE, not 3 names."),
+        ("text_page", ["results/none.json", "PAGE"], "There is no result at results/none.json; make it with: loopwm"),
+        ("text_page", ["results/alfworld.json", "none.md"], "There is no none.md to write into."),
+        ("text_page", ["results/billiards.json", "PAGE"], "cannot be made of results/billiards.json (KeyError("),
+        ("markdown", ["PAGE", "results/billiards.json"], "page.md (JSONDecodeError("),
+        ("markdown", ["results/none.json", "PAGE"], "No such file or directory"),
+        ("markdown", ["results/alfworld.json", "PAGE"], "cannot be made of results/alfworld.json (KeyError("),
+        ("worlds_page", ["none", "PAGE"], "none"),
+        ("text_page", ["results/alfworld.json", "PAGE"], "needs the lines <!-- results:begin -->"),
     ],
 )
-def test_what_cannot_be_made_is_refused_in_a_sentence(module: str, words: list[str], reason: str) -> None:
-    done = made(module, *words)
-    assert done.returncode == 2 and reason in done.stderr and "Traceback" not in done.stderr
+def test_what_cannot_be_made_is_refused_in_a_sentence(
+    module: str, words: list[str], reason: str, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A page without a place for tables\n")
+    done = made(module, *(str(page) if word == "PAGE" else word for word in words))
+    assert done.returncode == 2 and reason in done.stderr
+    assert done.stderr.startswith("loopwm: ") and len(done.stderr.splitlines()) == 1
+    assert page.read_text() == "# A page without a place for tables\n"

@@ -22,6 +22,7 @@ from loopwm.presets import PRESETS
 from loopwm.studies import text as study
 from loopwm.studies import text_page
 from loopwm.studies.config import TextStudyConfig
+from loopwm.studies.text_earlier import threads_of
 from loopwm.text.benchmark.replaying import replay_noise
 from loopwm.text.benchmark.windows import TRACKS
 from loopwm.train.checkpoint import NAME
@@ -131,6 +132,9 @@ def test_a_system_is_added_to_a_result_as_if_all_had_been_asked_together(small: 
     alone = replace(small, systems=("looped",), folder=small.folder / "alone")
     shutil.copytree(small.home / "looped-seed0", alone.home / "looped-seed0")
     leading = json.loads(study.run_text_study(alone).read_text())
+    # Results once had one number for all systems, and at the very first none, when each had one thread.
+    alone.result.write_text(json.dumps(leading | {"threads": 2}))
+    assert threads_of({"systems": ["looped"]}) == {"looped": 1}
     added = replace(
         small,
         systems=("stack-equal-params",),
@@ -141,7 +145,7 @@ def test_a_system_is_added_to_a_result_as_if_all_had_been_asked_together(small: 
     shutil.copytree(small.home / "stack-equal-params-seed0", added.home / "stack-equal-params-seed0")
     # One that was trained elsewhere says with how many threads, and whoever goes on with it keeps them.
     told = added.home / "stack-equal-params-seed0" / "info.json"
-    told.write_text(told.read_text().replace('"threads": 1', '"threads": 2'))
+    told.write_text(told.read_text().replace('"threads": 1', '"threads": 3'))
     found = json.loads(study.run_text_study(added).read_text())
     assert not (added.home / "looped-seed0").exists()
     timed = {name for name in found["figures"] if "_ms" in name}
@@ -160,10 +164,10 @@ def test_a_system_is_added_to_a_result_as_if_all_had_been_asked_together(small: 
     said = text_page.page([found])
     assert leading["command"] in said and found["command"] in said and f"--beside {alone.result}" in found["command"]
     assert "with matrix products in float32." in said
-    assert found["threads"] == {"looped": 1, "stack-equal-params": 2}
+    assert found["threads"] == {"looped": 2, "stack-equal-params": 3}
     hours = [found["figures"][name] for name in ("hours", "hours_equal_params")]
-    assert f"{hours[0]:.2f}, one core |" in said and f"{hours[1]:.2f}, 2 cores |" in said
-    assert "| training, one core | 3 hours |" in said
+    assert f"{hours[0]:.2f}, 2 cores |" in said and f"{hours[1]:.2f}, 3 cores |" in said
+    assert "| training, 2 cores | 3 hours |" in said
     assert "| hours of training, one core |" in text_page.page([together])
     # What is not alike, or measured already, is refused before anything is trained.
     for other, reason in (

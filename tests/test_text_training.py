@@ -62,10 +62,13 @@ def right(simulator: TextSimulator, windows: list[Window]) -> float:
     return sum(texts[-1] == one.targets[-1] for texts, one in zip(answers, windows, strict=True)) / len(windows)
 
 
-def test_training_on_texts_resumes_bit_for_bit(toy_recording: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [{}, {"trust": True, "touched": True, "expect": True, "extrapolate": True}])
+def test_training_on_texts_resumes_bit_for_bit(told: dict[str, bool], toy_recording: Path, tmp_path: Path) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    train(tiny(toy_recording, 6), whole)
-    first = Trainer(tiny(toy_recording, 6), halves)
+    config = tiny(toy_recording, 6)
+    config = replace(config, model=replace(config.model, text=replace(config.model.text, **told)))
+    train(config, whole)
+    first = Trainer(config, halves)
     halves.mkdir()
     first.settle_precision()
     for _ in range(3):
@@ -73,7 +76,7 @@ def test_training_on_texts_resumes_bit_for_bit(toy_recording: Path, tmp_path: Pa
     first.save()
     from loopwm.train.checkpoint import read_checkpoint
 
-    second = Trainer(tiny(toy_recording, 6), halves)
+    second = Trainer(config, halves)
     second.restore(read_checkpoint(halves / NAME))
     for _ in range(3):
         second.advance()

@@ -190,7 +190,7 @@ class TextConfig:
     """A head that copies is told what would come next if what it has written were gone on with as it was seen."""
     extrapolate: bool = False
     """A head that copies may also repeat what would be read if the numbers in the answers to the same action went on
-    along a line."""
+    along a line; in training `loss.lines` of the windows are offered it."""
     ends: bool = False
     """A head that copies may also repeat that a text ends where one that was seen did."""
     numbers: bool = False

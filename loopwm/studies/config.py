@@ -305,7 +305,8 @@ class TextStudyConfig:
     expect: bool = False
     """A head that copies is told what would come next if what it has written were gone on with as it was seen."""
     extrapolate: bool = False
-    """A head that copies may repeat what would be read if numbers went on along a line."""
+    """A head that copies may repeat what would be read if numbers went on along a line; half of the training windows
+    are offered it."""
     ends: bool = False
     """A head that copies may repeat that a text ends where one that was seen did."""
     head: Literal["copy", "bottleneck"] = "copy"
@@ -323,7 +324,7 @@ class TextStudyConfig:
     """Windows of every task type on which looping is measured, with greedy decoding."""
     beside: Path | None = None
     """A result of this study, whose systems are compared with those that are trained now: neither trained nor asked
-    again. All that is said about training and asking must be the same."""
+    again. All that is said about training and asking must be the same; only threads may differ."""
     folder: Path = Path("runs/study-text")
     """Where the runs go, a folder for each world."""
     out: Path | None = None

@@ -7,7 +7,6 @@ python -m loopwm.studies.markdown results/adaptive-depth.json docs/adaptive-dept
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -249,23 +248,28 @@ def rewrite(document: Path, table: str) -> None:
         aside.write_text(text)
 
 
-def from_words(words: Sequence[str], takes: str, table: Callable[[list[Path]], str]) -> int:
-    """Rewrite the last of the files that a command line names with a table of the others; the exit status.
+def from_words(words: Sequence[str], takes: str, table: Callable[[list[Path]], str], several: bool = False) -> int:
+    """Rewrite the last of the files that a command line names with a table of the one before; the exit status.
 
     Args:
-        takes: names of the files, as in RESULT [RESULT ...] FILE.
+        takes: names of the files, for who names others. several: whether the table is of more than one.
     """
-    *sources, document = [Path(word) for word in words] or [Path()]
-    least = len(re.sub(r"\[.*?\]", "", takes).split())
+    sources = [Path(word) for word in words[:-1]]
     try:
-        if len(words) < least or (len(words) > least and "..." not in takes):
-            raise UserError(f"{len(words)} files were named; give {takes}.")
-        if missing := [path for path in (*sources, document) if not path.exists()]:
-            raise UserError(f"There is no {missing[0]}.")
-        rewrite(document, table(sources))
+        if not sources or (len(sources) > 1 and not several):
+            raise UserError(f"Give {takes}, not {len(words)} names.")
+        document = Path(words[-1])
+        if not document.is_file():
+            raise UserError(f"There is no {document} to write into.")
+        try:
+            made = table(sources)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            named = ", ".join(map(str, sources))
+            raise UserError(f"A table for {document} cannot be made of {named} ({error!r}).") from error
+        rewrite(document, made)
     except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+        sys.stderr.write(f"loopwm: {error}\n")
+        return error.exit_code
     sys.stdout.write(f"Written: {document}\n")
     return 0
 

@@ -41,7 +41,7 @@ class Earlier:
             return cls({})
         try:
             found = json.loads(path.read_text())
-            # What came later than that result was off in it.
+            # What came later than that result had its default.
             settings = config_as_dict(TypeAdapter(RunConfig).validate_python(found["config"]))
             stored = {name: found[name] for name in SAME} | flat(settings)
             recorded = sorted(found["recordings"].values())

@@ -418,4 +418,5 @@ def interval(one: dict[str, float]) -> str:
 if __name__ == "__main__":
     made = card if "--card" in sys.argv else page
     files = [word for word in sys.argv[1:] if word != "--card"]
-    sys.exit(from_words(files, "RESULT [RESULT ...] FILE", lambda results: made(read_results(results))))
+    takes = "RESULT [RESULT ...] FILE"
+    sys.exit(from_words(files, takes, lambda results: made(read_results(results)), several=True))

@@ -39,7 +39,8 @@ def unrolled(
     lines: Tensor | None = None,
 ) -> Unrolled:
     """h_0 ... h_{K-1} of windows of which the observations `visible` (B, K) are seen. What was before a window is
-    remembered, and not part of its latents. `lines` (B,): which windows are offered them; all when None."""
+    remembered, and not part of its latents. `lines` (B,): which windows are offered what lies on a line; all when None.
+    """
     assert isinstance(model.encoder, TextEncoder) and isinstance(model.action_encoder, TextActionEncoder)
     past, done = windows.past, windows.actions
     shown = functional.pad(visible, (past, 0), value=True)
@@ -67,13 +68,14 @@ class TextDecoding:
     def unroll(
         self, model: WorldModel, windows: Windows, num_loops: Tensor | int | None, draws: torch.Generator
     ) -> Tensor:
-        """With the observations in view that `visible_steps` draws, or with o_0 and the past alone."""
+        """With the observations in view that `visible_steps` draws, or with o_0 and the past alone; lines are offered,
+        if the model can use them, to windows that are drawn after these."""
         config, (batch, window) = self.config, windows.rewards.shape
         if config.imagined or config.decoding == "deferred":
             visible = (torch.arange(window) < 1).expand(batch, -1)
         else:
             visible = visible_steps(batch, window, config.observed, draws, config.shown)
-        # Who is always offered what lies on a line never learns to write numbers, as it has to where there is none.
+        # Windows without, so that numbers are also learned to be written, which they have to be where no line holds.
         offers = isinstance(model.encoder, TextEncoder) and model.encoder.lines is not None
         lines = torch.rand(batch, generator=draws) < config.lines if offers else None
         found = unrolled(model, windows, visible.to(windows.rewards.device), num_loops, lines=lines)

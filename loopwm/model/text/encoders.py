@@ -30,8 +30,8 @@ class Memory:
         states: (C, D), those of one window after the other. tokens: (C,), the words. step: (C,), k of their o_k or a_k.
         before: (C, F), the words before them in their part of the text, nearest first, as far as a decoder follows.
         heading: (C, P), the words that part begins with. near: (C, 3 or 0), in it, the one before and the two after.
-        done: (C,), which are of actions. line: (C,), by which line texts were gone on with, 1 to LINES; 0 in all that
-            was read or done.
+        done: (C,), which are of actions. line: (C,), the kind of line, 1 to LINES, along which texts were gone on
+            with; 0 in all that was read or done.
         window: (B,), how many belong to every window.
     """
 

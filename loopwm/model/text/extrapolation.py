@@ -16,7 +16,7 @@ from loopwm.text.vocabulary import OPENERS, SPACE
 POINTS = 17
 """The most readings that a line goes through, the latest: as many as the rules of the benchmark do."""
 MANY = 4, 6
-"""Readings from which on a line is trusted otherwise than one with fewer."""
+"""Readings from which on a line may be trusted otherwise than one with fewer, as more leave less to rounding."""
 LINES = len(MANY) + 1
 """Kinds of lines, by how many readings lie on them."""
 APART = 0.75
@@ -111,7 +111,7 @@ class Numerals:
 def gone_on(
     windows: Sequence[Sequence[Passage]], steps: Sequence[Sequence[int]], numerals: Numerals, past: int = 0
 ) -> list[list[tuple[list[int], list[int]]]]:
-    """For every window, and for LINES of every step k: o_{k+1} as it would be, and a_k; no words where there is none.
+    """For every window, and for LINES of every step k: o_{k+1} as it would be, and a_k; words for one of them at most.
 
     A line goes through as many of the latest answers to the same action as have one form and lie on it, if there are
     two and not all are the same.

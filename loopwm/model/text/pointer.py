@@ -61,7 +61,7 @@ def readable(then: Tensor, line: Tensor, step: Tensor) -> Tensor:
 
 
 def by_line(line: Tensor) -> Tensor:
-    """(R, C), 0 or the number of a line -> (R, LINES, C), 1 at that line."""
+    """(R, C), 0 or the kind of a line -> (R, LINES, C), 1 at that kind."""
     return (line[:, None] == torch.arange(1, LINES + 1, device=line.device)[:, None]).float()
 
 
@@ -73,7 +73,7 @@ class Signs:
         readable: which were there when the text began.
         agreed: how far what stands before agrees. alike: whether their parts begin like the text. age: steps since.
         named: in which of the NAMES an action has named it since, as `named_by` says; all 0 where that is not asked.
-        lines: (R, LINES, C), 1 where it was not read but gone on with along that line.
+        lines: (R, LINES, C), 1 where it was not read but gone on with along a line of that kind.
     """
 
     readable: Tensor
