@@ -151,6 +151,21 @@ def test_more_gold_paths_change_nothing_that_is_asked() -> None:
     assert not {one.game for one in more} & {one.game for one in gold}
 
 
+def test_the_page_counts_the_answers_with_words_that_no_training_episode_has() -> None:
+    gold, more = (read_recording(path)[1] for path in (RECORDING, MORE))
+    known = {
+        word
+        for one in (*gold, *more)
+        if one.split == "train"
+        for text in (*one.observations, *one.actions, one.initial)
+        for word in re.findall("[A-Za-z]+", text)
+    }
+    asked = [text for one in gold if one.split == "test" for text in one.observations[1:]]
+    unseen = [text for text in asked if not known.issuperset(re.findall("[A-Za-z]+", text))]
+    page = " ".join((ROOT / "docs" / "text-results.md").read_text().split())
+    assert f"in {len(unseen)} of the {len(asked):,} test answers" in page
+
+
 def test_what_a_noisy_expert_did_changes_nothing_that_is_asked(tmp_path: Path) -> None:
     gold, strayed, held_out = (read_recording(path)[1] for path in (RECORDING, NOISY, NOISY_VALIDATION))
     assert {(one.split, one.actor) for one in strayed} == {("train", "noisy")}
