@@ -26,8 +26,8 @@ class Remembered:
         states: (W, C, D). readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands
             before each of them.
         heading: (W, C, P), what the part begins with that they are from. since: (W, 1, C), steps since it was read.
-        named: (W, 1, C), in which ways actions have named it since. lines: (W, LINES, C), the kind of line on which it
-            was gone on with.
+        named: (W, 1, C), in which ways actions have named it since. lines: (W, LINES, C), the kind of line that it
+            lies on.
     """
 
     age: Tensor
