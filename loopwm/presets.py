@@ -35,10 +35,6 @@ class RunConfig:
                 f"optim.warmup ({self.optim.warmup}) is longer than the whole training (train.updates = "
                 f"{self.train.updates}); lower it."
             )
-        if self.model.text.extrapolate and not self.loss.lines:
-            raise UserError(
-                "model.text.extrapolate offers lines to every window in use, which no window learns with loss.lines 0."
-            )
         self._check_summary()
         self._check_halting()
 

@@ -15,7 +15,6 @@ pytest.importorskip("tokenizers", reason='text needs pip install "loopwm[text]"'
 from loopwm.errors import UserError
 from loopwm.model.config import ModelConfig, TextConfig
 from loopwm.model.text.encoders import BEGIN, Memory
-from loopwm.model.text.extrapolation import LINES
 from loopwm.model.text.head import TextHead
 from loopwm.model.text.packing import flattened
 from loopwm.model.text.pointer import Expectation, Pointer, Signs, agreement, headed_alike
@@ -28,8 +27,9 @@ WORDS = st.lists(st.integers(7, 10), min_size=1, max_size=12)
 def signs(agreed: torch.Tensor, alike: torch.Tensor | None = None) -> Signs:
     """Of words all of which were read just now."""
     zeros = torch.zeros_like(agreed)
-    read, alike = torch.ones_like(agreed, dtype=torch.bool), zeros if alike is None else alike
-    return Signs(read, agreed, alike, zeros, zeros.long(), zeros[:, :1].expand(-1, LINES, -1))
+    return Signs(
+        torch.ones_like(agreed, dtype=torch.bool), agreed, zeros if alike is None else alike, zeros, zeros.long()
+    )
 
 
 def told(written: list[int], seen: list[int], i: int, j: int, reach: int) -> float:

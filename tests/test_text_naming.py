@@ -118,7 +118,7 @@ def test_nothing_is_passed_over_before_that_is_learned() -> None:
     assert head.pointer.touched is not None
     x, zeros, ones = torch.randn(1, 2, 8), torch.zeros(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bool)
     known, new = (
-        head.pointer.preference(x, Signs(ones, zeros, zeros, zeros, torch.full((1, 2, 3), named), zeros))
+        head.pointer.preference(x, Signs(ones, zeros, zeros, zeros, torch.full((1, 2, 3), named)))
         for named in (2 ** len(NAMES) - 1, 0)
     )
     assert torch.equal(known, new)
@@ -135,5 +135,5 @@ def test_every_way_of_being_named_weighs_on_its_own() -> None:
     first = torch.tensor([[[5, 3, 9, 0, 4], [NEVER, NEVER, NEVER, NEVER, NEVER]]])
     named = named_by(first, torch.tensor([[4]]))
     zeros = torch.zeros(1, 1, 2)
-    worth = head.pointer.preference(torch.randn(1, 1, 8), Signs(zeros == 0, zeros, zeros, zeros, named[:, None], zeros))
+    worth = head.pointer.preference(torch.randn(1, 1, 8), Signs(zeros == 0, zeros, zeros, zeros, named[:, None]))
     assert worth.tolist() == [[[2.0 + 8.0 + 16.0, 0.0]]]

@@ -62,7 +62,7 @@ def right(simulator: TextSimulator, windows: list[Window]) -> float:
     return sum(texts[-1] == one.targets[-1] for texts, one in zip(answers, windows, strict=True)) / len(windows)
 
 
-@pytest.mark.parametrize("told", [{}, {"trust": True, "touched": True, "expect": True, "extrapolate": True}])
+@pytest.mark.parametrize("told", [{}, {"trust": True, "touched": True, "expect": True}])
 def test_training_on_texts_resumes_bit_for_bit(told: dict[str, bool], toy_recording: Path, tmp_path: Path) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     config = tiny(toy_recording, 6)

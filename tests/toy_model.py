@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from toy_text import counting, episodes
+from toy_text import episodes
 
 from loopwm.data.windows import Windows
 from loopwm.model.config import LoopConfig, ModelConfig, TextConfig
@@ -17,7 +17,6 @@ from loopwm.text.recording import TextManifest
 from loopwm.train.text import Unrolled, unrolled, written
 
 CORPUS = TextCorpus.of(episodes(), TextManifest("scienceworld", "toy"))
-COUNTING = TextCorpus.of([counting()], CORPUS.manifest, CORPUS.vocabulary)
 SMALL = ModelConfig(width=24, heads=2, mlp_ratio=2, tokens=3, loop=LoopConfig(mu=2, phases=2))
 EVERYTHING = ("copy", "bottleneck")
 
@@ -25,7 +24,7 @@ EVERYTHING = ("copy", "bottleneck")
 def make(head: str = "copy", follow: int = TextConfig.follow, guided: bool = False, **fields: object) -> WorldModel:
     """`guided` turns on all that a head which copies can be told besides."""
     torch.manual_seed(0)
-    told = {"trust": guided, "touched": guided, "expect": guided, "extrapolate": guided, "ends": guided}
+    told = {"trust": guided, "touched": guided, "expect": guided}
     text = TextConfig(encoder=1, decoder=2, head=head, follow=follow, heading=2, **told)  # type: ignore[arg-type]
     config = replace(SMALL, text=text, **fields)  # type: ignore[arg-type]
     model = WorldModel(config, CORPUS.observation, CORPUS.action, CORPUS.statistics(CORPUS.split("train")))

@@ -48,15 +48,6 @@ def episodes(training: int = 40, validation: int = 12) -> list[TextEpisode]:
     return [play(k, "train" if k < training else "validation", 3 + k % 9) for k in range(whole)]
 
 
-def counting() -> TextEpisode:
-    """A game in which the counter is read again and again, and counts by one and by two: 7, 8, 10, 11, 13, 14."""
-    said = tuple(f"The counter says {7 + 3 * k // 2}." for k in range(6))
-    return replace(
-        play(0, "train"), observations=("You are in the cellar.", "You move to the kitchen.", *said),
-        actions=("go", *["read counter"] * 6), scores=(0.0,) * 8, initial="You start in the cellar. It is dark.",
-    )  # fmt: skip
-
-
 def record(path: Path, training: int = 40, validation: int = 12) -> Path:
     """A recording of them."""
     write_recording(path, episodes(training, validation), TextManifest("scienceworld", "toy"))

@@ -188,11 +188,6 @@ class TextConfig:
     """A head that copies may pass over what an action has named since it was seen: it was taken, opened or moved."""
     expect: bool = False
     """A head that copies is told what would come next if what it has written were gone on with as it was seen."""
-    extrapolate: bool = False
-    """A head that copies may also repeat what would be read if the numbers in the answers to the same action went on
-    along a line; in training `loss.lines` of the windows are offered it."""
-    ends: bool = False
-    """A head that copies may also repeat that a text ends where one that was seen did."""
     numbers: bool = False
     """Digits that are read come with the value of the number they are part of."""
     heading: int = 0
@@ -214,10 +209,6 @@ class TextConfig:
             raise UserError("model.text.trust rests on words that agree; give model.text.follow a number of them.")
         if self.expect and not self.follow:
             raise UserError("model.text.expect goes on with words that agree; give model.text.follow a number of them.")
-        if self.extrapolate and self.head != "copy":
-            raise UserError("model.text.extrapolate offers texts to repeat; model.text.head must be copy for that.")
-        if self.ends and self.head != "copy":
-            raise UserError("model.text.ends are there to be repeated; model.text.head must be copy for that.")
         if self.heading < 0:
             raise UserError(f"model.text.heading must not be negative, got {self.heading}.")
 

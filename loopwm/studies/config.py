@@ -304,11 +304,6 @@ class TextStudyConfig:
     """A head that copies may pass over what an action has named since it was seen."""
     expect: bool = False
     """A head that copies is told what would come next if what it has written were gone on with as it was seen."""
-    extrapolate: bool = False
-    """A head that copies may repeat what would be read if numbers went on along a line; half of the training windows
-    are offered it."""
-    ends: bool = False
-    """A head that copies may repeat that a text ends where one that was seen did."""
     head: Literal["copy", "bottleneck"] = "copy"
     """What a decoder reads: the latent alone (`bottleneck`), or also what was seen, which it may repeat (`copy`)."""
     split: Literal["validation", "test"] = "validation"

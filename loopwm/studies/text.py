@@ -100,8 +100,6 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         trust=config.trust,
         touched=config.touched,
         expect=config.expect,
-        extrapolate=config.extrapolate,
-        ends=config.ends,
         head=config.head,
     )
     model = replace(settings.model, text=text)

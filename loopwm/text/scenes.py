@@ -24,7 +24,7 @@ class Scenes:
         h: (B, N, D), the latent after the last action.
         memory: what was read and done so far. step: (B,), actions so far.
         unread: e (B, N, D) of what was read since the last action; None after an imagined one.
-        action: the words (B, A) of the last action; None before any. past: J, steps before which only order is known.
+        action: the words (B, A) of the last action; None before any.
     """
 
     model: WorldModel
@@ -34,7 +34,6 @@ class Scenes:
     step: Tensor
     unread: Tensor | None
     action: Tensor | None
-    past: int = 0
 
     @classmethod
     @torch.inference_mode()
@@ -63,9 +62,7 @@ class Scenes:
                 h = model.advance(h, u[:, k], e[:, k], num_loops=config.num_loops, exit=config.exit)
                 path.append(h)
         last = actions[rows, step - 1] if actions.shape[1] else None
-        return cls(
-            model, config, torch.stack(path, 1)[rows, step - past], memory, step, e[rows, step - past], last, past
-        )
+        return cls(model, config, torch.stack(path, 1)[rows, step - past], memory, step, e[rows, step - past], last)
 
     @torch.inference_mode()
     def intending(self, actions: Tensor) -> tuple[Scenes, Tensor]:
@@ -97,9 +94,7 @@ class Scenes:
         """What is read after the last action, or was, before any."""
         head = cast(TextHead, self.model.observation_head)
         # A text is written from what was seen before it: o_k+1 looks back at o_0 ... o_k and a_0 ... a_k.
-        step = (self.step - 1).clamp(min=0)
-        memory = cast(TextEncoder, self.model.encoder).extrapolated(self.memory, step[:, None], self.past)
-        return write(head, self.h, memory, step, beam=self.config.beam)
+        return write(head, self.h, self.memory, (self.step - 1).clamp(min=0), beam=self.config.beam)
 
     @torch.inference_mode()
     def saw(self, observation: Tensor) -> Scenes:

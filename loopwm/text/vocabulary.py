@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<begin>", "<end>", "<unknown>"
 TASK, STATE, SEEN = "<task>", "<state>", "<seen>"
 SPECIAL = (PAD, BEGIN, END, UNKNOWN, TASK, STATE, SEEN)
-"""Their indices are their places here."""
-OPENERS = tuple(SPECIAL.index(one) for one in (TASK, STATE, SEEN))
-"""They open the parts of an observation."""
+"""Their indices are their places here. `<task>`, `<state>` and `<seen>` open the parts of an observation."""
 SPACE = "\u2581"
 """Stands for the space before a word, as part of its token."""
 INSIDE = "##"

@@ -109,8 +109,6 @@ class LossConfig:
     shown: int = 1
     """Observations that a window shows at least, from its start, before it may go blind. Several where one hides what
     matters, as an image hides speeds."""
-    lines: float = 0.5
-    """With `model.text.extrapolate`: share of the windows that are offered what lies on a line. In use every one is."""
     objective: Literal["decode", "embed"] = "decode"
     """Hold latents to the observations they `decode` to, or to the embedding of what comes next (`embed`); a decoder
     then learns beside them, as a probe."""
@@ -132,9 +130,7 @@ class LossConfig:
             self.decoding in ("each", "deferred"), f"loss.decoding must be each or deferred, got '{self.decoding}'."
         )
         require(min(self.reward, self.continues) >= 0, "loss.reward and loss.continues must not be negative.")
-        for name in ("observed", "lines"):
-            share = getattr(self, name)
-            require(0 <= share <= 1, f"loss.{name} is a share in [0, 1], got {share}.")
+        require(0 <= self.observed <= 1, f"loss.observed is a share in [0, 1], got {self.observed}.")
 
     @property
     def trains_summary(self) -> bool:

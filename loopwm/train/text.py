@@ -36,11 +36,9 @@ def unrolled(
     num_loops: Tensor | int | None = None,
     exit: ExitConfig | None = None,
     trace: Trace | None = None,
-    lines: Tensor | None = None,
 ) -> Unrolled:
     """h_0 ... h_{K-1} of windows of which the observations `visible` (B, K) are seen. What was before a window is
-    remembered, and not part of its latents. `lines` (B,): which windows are offered what lies on a line; all when None.
-    """
+    remembered, and not part of its latents."""
     assert isinstance(model.encoder, TextEncoder) and isinstance(model.action_encoder, TextActionEncoder)
     past, done = windows.past, windows.actions
     shown = functional.pad(visible, (past, 0), value=True)
@@ -53,9 +51,7 @@ def unrolled(
     for k in range(u.shape[1]):
         h = model.advance(h, u[:, k], e[:, k], num_loops=num_loops, exit=exit, trace=trace)
         latents.append(h)
-    steps = past + torch.arange(u.shape[1], device=u.device)
-    memory = model.encoder.extrapolated(read.and_also(said), steps.expand(len(done), -1), past, lines)
-    return Unrolled(torch.stack(latents, 1), memory)
+    return Unrolled(torch.stack(latents, 1), read.and_also(said))
 
 
 class TextDecoding:
@@ -68,17 +64,13 @@ class TextDecoding:
     def unroll(
         self, model: WorldModel, windows: Windows, num_loops: Tensor | int | None, draws: torch.Generator
     ) -> Tensor:
-        """With the observations in view that `visible_steps` draws, or with o_0 and the past alone; lines are offered,
-        if the model can use them, to windows that are drawn after these."""
+        """With the observations in view that `visible_steps` draws, or with o_0 and the past alone."""
         config, (batch, window) = self.config, windows.rewards.shape
         if config.imagined or config.decoding == "deferred":
             visible = (torch.arange(window) < 1).expand(batch, -1)
         else:
             visible = visible_steps(batch, window, config.observed, draws, config.shown)
-        # Windows without, so that numbers are also learned to be written, which they have to be where no line holds.
-        offers = isinstance(model.encoder, TextEncoder) and model.encoder.lines is not None
-        lines = torch.rand(batch, generator=draws) < config.lines if offers else None
-        found = unrolled(model, windows, visible.to(windows.rewards.device), num_loops, lines=lines)
+        found = unrolled(model, windows, visible.to(windows.rewards.device), num_loops)
         self._memory = found.memory
         return found.latents
 

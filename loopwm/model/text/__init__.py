@@ -4,6 +4,5 @@ encoders     E and U: words onto latent tokens, and the Memory of all words that
 head         D, in training: log-probabilities of known texts; pointer: whether and what to repeat, naming: what speaks
              against it
 writing      D, in use: greedy or by a beam; under_way: texts so far, with what is kept of them
-packing      texts without padding; layers: attention on them; numbers: what digits are part of,
-             extrapolation: what would be read if they went on along a line
+packing      texts without padding; layers: attention on them; numbers: what digits are part of
 """

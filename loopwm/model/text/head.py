@@ -13,7 +13,7 @@ from loopwm.model.text.encoders import BEGIN, END, NOMINAL_WORDS, PAD, Memory, w
 from loopwm.model.text.layers import FeedForward, WordAttention, angles
 from loopwm.model.text.naming import first_named, named_by
 from loopwm.model.text.packing import Group, Layout, Texts, flattened, pairs
-from loopwm.model.text.pointer import Expectation, Pointer, Signs, agreement, by_line, headed_alike, readable
+from loopwm.model.text.pointer import Expectation, Pointer, Signs, agreement, headed_alike
 from loopwm.spaces import ObservationSpec
 
 MOST = 1 - 1e-6
@@ -154,7 +154,7 @@ class Look:
 
     @classmethod
     def of(cls, texts: Texts, memory: Memory, pointer: Pointer, first: int = 0) -> Look:
-        """Of target texts; a word of step k may read all that was seen up to o_k, and what is offered for step k."""
+        """Of target texts; a word of step k may read all that was seen up to o_k."""
         rows = pairs(texts.window, memory.window)
         here, there = Layout.of(texts.window, rows).groups, Layout.of(memory.window, rows).groups
         before = texts.before(pointer.reach, BEGIN)
@@ -163,13 +163,12 @@ class Look:
         for a, b in zip(here, there, strict=True):
             step, then = texts.step[a.index][:, :, None] + first, memory.step[b.index][:, None, :]
             signs = Signs(
-                readable=readable(then, memory.line[b.index][:, None, :], step) & b.valid[:, None, :],
+                readable=(then <= step) & b.valid[:, None, :],
                 agreed=agreement(before[a.index], memory.before[b.index]),
                 alike=_headed_alike(texts, a, memory.heading[b.index]),
                 # Small numbers, as there is one for every pair of words.
                 age=(step - then).clamp(0, 32_767).short(),
                 named=_named(texts, a, None if named is None else named[b.index], first),
-                lines=by_line(memory.line[b.index]),
             )
             groups.append((a, b, signs))
         return cls(tuple(groups), len(texts.tokens), first)

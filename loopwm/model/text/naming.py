@@ -39,8 +39,8 @@ def _next(memory: Memory, begin: int, count: int) -> Tensor:
     """Of names of `count` words, `begin` words after every one: (C,)."""
     words = torch.cat([memory.near[:, :1], memory.tokens[:, None], memory.near[:, 1:]], 1)
     window = torch.arange(len(memory.window), device=words.device).repeat_interleave(memory.window)
-    # An action comes after the observation of its step, and before what it would be answered on a line.
-    when = 2 * memory.step + (memory.done | (memory.line > 0))
+    # An action comes after the observation of its step.
+    when = 2 * memory.step + memory.done
     size, times = int(words.max()) + 1, int(when.max()) + 1
 
     def coded(first: int) -> tuple[Tensor, Tensor, Tensor]:

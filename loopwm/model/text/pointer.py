@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from loopwm.model.config import TextConfig
-from loopwm.model.text.extrapolation import LINES
 from loopwm.model.text.naming import NAMES, ways
 
 _MISMATCH = 0.5
@@ -54,17 +53,6 @@ def headed_alike(heading: Tensor, remembered: Tensor) -> Tensor:
     return alike
 
 
-def readable(then: Tensor, line: Tensor, step: Tensor) -> Tensor:
-    """Whether what is remembered from step `then` was there at `step`: what was read and done, ever since; what was
-    gone on with along a `line`, then alone."""
-    return torch.where(line > 0, then == step, then <= step)
-
-
-def by_line(line: Tensor) -> Tensor:
-    """(R, C), 0 or the kind of a line -> (R, LINES, C), 1 at that kind."""
-    return (line[:, None] == torch.arange(1, LINES + 1, device=line.device)[:, None]).float()
-
-
 @dataclass(frozen=True)
 class Signs:
     """What speaks for and against remembered words, for each of the words that are written; all (R, L or 1, C).
@@ -73,7 +61,6 @@ class Signs:
         readable: which were there when the text began.
         agreed: how far what stands before agrees. alike: whether their parts begin like the text. age: steps since.
         named: in which of the NAMES an action has named it since, as `named_by` says; all 0 where that is not asked.
-        lines: (R, LINES, C), 1 where it was not read but gone on with along a line of that kind.
     """
 
     readable: Tensor
@@ -81,7 +68,6 @@ class Signs:
     alike: Tensor
     age: Tensor
     named: Tensor
-    lines: Tensor
 
     @property
     def furthest(self) -> Tensor:
@@ -107,7 +93,6 @@ class Pointer(nn.Module):
         self.forget = positive(width, 1.0) if config.recency else None
         self.trust = unlearned(width, 2) if config.trust else None
         self.touched = unlearned(width, len(NAMES)) if config.touched else None
-        self.extrapolated = unlearned(width, LINES) if config.extrapolate else None
         # About as much as agrees, at most, with another room than the one that is written about.
         self.belong = positive(width, 10.0) if self.heading else None
 
@@ -125,13 +110,11 @@ class Pointer(nn.Module):
 
     def preference(self, x: Tensor, signs: Signs) -> Tensor:
         """Of states x (R, L, D) for what agrees with what was written, for parts that begin like it, against what is
-        old, for or against what actions have named since, and what was not read but lies on a line: (R, L, C)."""
+        old, and for or against what actions have named since: (R, L, C)."""
         preferred = self.follows(x) * signs.agreed
         if self.touched is not None:
             worth = self.touched(x).float() @ ways(x.device)
             preferred = preferred + worth.gather(-1, signs.named.long().expand_as(preferred))
-        if self.extrapolated is not None:
-            preferred = preferred + self.extrapolated(x).float() @ signs.lines
         if self.belong is not None:
             preferred = preferred + functional.softplus(self.belong(x).float()) * signs.alike
         if self.forget is None:
@@ -193,7 +176,6 @@ class Expectation(nn.Module):
         # A part that begins alike counts as much as agrees, at most, with another one.
         begun = 1.0, float(config.follow), 1.0
         self.agree, self.belong, self.forget = (nn.Parameter(torch.tensor(one)) for one in begun)
-        self.extrapolated = nn.Parameter(torch.zeros(LINES)) if config.extrapolate else None
         self.nothing = nn.Parameter(torch.zeros(1))
         self.told = nn.Linear(width, width, bias=False)
         self.named = nn.Linear(len(NAMES), width, bias=False) if config.touched else None
@@ -201,8 +183,6 @@ class Expectation(nn.Module):
     def forward(self, states: Tensor, signs: Signs) -> Tensor:
         """Of remembered words with states (R, C, D), for each of the words that are written: (R, L, D)."""
         scores = self.agree * signs.agreed + self.belong * signs.alike - self.forget * signs.age.float().log1p()
-        if self.extrapolated is not None:
-            scores = scores + (self.extrapolated @ signs.lines)[:, None]
         weights = shares(scores, signs.readable, self.nothing)
         told = self.told(weights.to(states.dtype) @ states)
         if self.named is None:

@@ -11,7 +11,7 @@ from loopwm.model.text.encoders import BEGIN, END, Memory
 from loopwm.model.text.head import MOST, STEPS, TextHead
 from loopwm.model.text.layers import angles, by_head
 from loopwm.model.text.naming import first_named, named_by
-from loopwm.model.text.pointer import Signs, agreement, by_line, headed_alike, readable
+from loopwm.model.text.pointer import Signs, agreement, headed_alike
 
 _LATER = 1e-4
 """Of an agreement is one step of age worth, so that it decides between equals alone."""
@@ -26,8 +26,7 @@ class Remembered:
         states: (W, C, D). readable: (W, 1, C). pointers: (W, C, D). tokens: (W, C). before: (W, C, F), what stands
             before each of them.
         heading: (W, C, P), what the part begins with that they are from. since: (W, 1, C), steps since it was read.
-        named: (W, 1, C), in which ways actions have named it since. lines: (W, LINES, C), the kind of line that it
-            lies on.
+        named: (W, 1, C), in which ways actions have named it since.
     """
 
     age: Tensor
@@ -41,7 +40,6 @@ class Remembered:
     heading: Tensor
     since: Tensor
     named: Tensor
-    lines: Tensor
 
     @classmethod
     def of(cls, head: TextHead, memory: Memory | None, step: Tensor, like: Tensor) -> Remembered:
@@ -50,14 +48,14 @@ class Remembered:
         if memory is None or not len(memory.tokens):
             states, tokens = like.new_zeros(batch, 0, like.shape[-1]), step.new_zeros(batch, 0)
             then, valid, before = tokens, tokens.bool(), step.new_zeros(batch, 0, reach)
-            heading, named, line = step.new_zeros(batch, 0, many), tokens, tokens
+            heading, named = step.new_zeros(batch, 0, many), tokens
         else:
             place = torch.arange(int(memory.window.max()), device=step.device)
             begin = memory.window.cumsum(0) - memory.window
             valid = place < memory.window[:, None]
             index = (begin[:, None] + place).clamp(max=len(memory.tokens) - 1)
             states, tokens, then = memory.states[index], memory.tokens[index], memory.step[index]
-            before, heading, line = memory.before[index], memory.heading[index], memory.line[index]
+            before, heading = memory.before[index], memory.heading[index]
             asked = head.pointer.touched is not None
             named = named_by(first_named(memory)[index], step[:, None]) if asked else torch.zeros_like(tokens)
         read = head.back.read
@@ -67,7 +65,7 @@ class Remembered:
             keys=k.unflatten(0, (batch, -1)),
             values=v.unflatten(0, (batch, -1)),
             states=states,
-            readable=(valid & readable(then, line, step[:, None]))[:, None],
+            readable=(valid & (then <= step[:, None]))[:, None],
             pointers=head.pointer.keys(states),
             tokens=tokens,
             # Word by word of what stands before lies together, as it is compared.
@@ -75,7 +73,6 @@ class Remembered:
             heading=heading.int().movedim(-1, 0).contiguous().movedim(0, -1),
             since=(step[:, None] - then).clamp(min=0)[:, None],
             named=named[:, None],
-            lines=by_line(line),
         )
 
     def keep(self, rows: Tensor) -> Remembered:
@@ -136,7 +133,6 @@ class UnderWay:
             alike=self._headed_alike(place, seen),
             age=seen.since,
             named=seen.named,
-            lines=seen.lines,
         )
 
     def _last(self, count: int) -> Tensor:
@@ -205,8 +201,6 @@ class UnderWay:
         here = int(agreed.argmax())
         words = seen.tokens[0, here : here + most].tolist()
         begins = seen.before[0, here + 1 : here + len(words), 0].tolist()
-        if END in words:
-            return words[: words.index(END) + 1]
         if BEGIN in begins:
             words = [*words[: begins.index(BEGIN) + 1], END]
         return words[:most]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from loopwm.text.lines import Line, rounded
+import numpy as np
 
 SMALL_WORDS = frozenset(
     (
@@ -116,7 +116,7 @@ def without_numbers(text: str) -> str:
 def with_numbers(form: str, values: Sequence[float]) -> str:
     """The inverse of `without_numbers`, values rounded half up."""
     written = iter(values)
-    return re.sub("#", lambda _: str(rounded(next(written))), form)
+    return re.sub("#", lambda _: str(int(np.floor(next(written) + 0.5))), form)
 
 
 def extrapolated(readings: Sequence[tuple[int, str]], at: int, points: int) -> list[float] | None:
@@ -140,7 +140,11 @@ def extrapolated(readings: Sequence[tuple[int, str]], at: int, points: int) -> l
         alike.append(reading)
     if len(alike) < 2:
         return None
-    return Line.through([time for time, _ in alike], [numbers(text) for _, text in alike]).at(at)
+    times = np.array([time for time, _ in alike], dtype=np.float64)
+    values = np.array([numbers(text) for _, text in alike], dtype=np.float64)
+    middle = times.mean()
+    slope = (times - middle) @ values / ((times - middle) ** 2).sum()
+    return (values.mean(0) + slope * (at - middle)).tolist()
 
 
 def _as_written(argument: str, seen: Sequence[str]) -> str:
