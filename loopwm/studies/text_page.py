@@ -1,6 +1,6 @@
 """The page FILE, docs/text-results.md, from results of `loopwm study text`: no number there is typed by hand.
 
-python -m loopwm.studies.text_page results/scienceworld.json results/scienceworld-stacks.json results/alfworld.json FILE
+python -m loopwm.studies.text_page results/scienceworld.json results/alfworld.json FILE
 python -m loopwm.studies.text_page results/alfworld.json weights/alfworld-small/README.md --card
 """
 
@@ -54,12 +54,8 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 
 
 def page(results: Sequence[Result]) -> str:
-    """All tables of all worlds; of a world that is shown already, what another study of it compares."""
-    parts: list[str] = []
-    for k, result in enumerate(results):
-        before = next((one for one in results[:k] if title(one) == title(result)), None)
-        parts.append(world(result) if before is None else beside(result, before))
-    return "\n\n".join(parts)
+    """All tables of all worlds."""
+    return "\n\n".join(map(world, results))
 
 
 def card(results: Sequence[Result]) -> str:
@@ -81,22 +77,6 @@ def world(result: Result) -> str:
         tables = (hits, leads, answers, misses, depths, latents, sizes, made_by)
         parts.append("The decoder reads h_k and nothing else: all that a text says went through the latent.")
     return "\n\n".join([*parts, *(text for table in tables if (text := "\n".join(table(result))))])
-
-
-def beside(result: Result, before: Result) -> str:
-    """Another study of a world: its systems side by side, not beside those of the study `before`."""
-    ways = ("split", "beam", "decode")
-    same = all(result.get(way) == before.get(way) for way in ways) and all(
-        found["digest"] == before["tracks"].get(track, {}).get("digest") for track, found in result["tracks"].items()
-    )
-    parts = [
-        f"## {title(result)}, systems side by side",
-        f"A study of its own: every system below was trained alike, for {result['updates']:,} updates; the one above "
-        f"for {before['updates']:,}. It was asked {'the same windows in the same way' if same else 'otherwise'}"
-        + (", and learned from other episodes." if result["recordings"] != before["recordings"] else "."),
-    ]
-    tables = (hits, leads, steps, types, answers, misses, depths, latents, sizes, made_by)
-    return "\n\n".join([*parts, *("\n".join(table(result)) for table in tables)])
 
 
 def hits(result: Result) -> list[str]:
