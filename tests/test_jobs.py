@@ -56,6 +56,30 @@ def test_runs_side_by_side_equal_runs_alone_and_finished_ones_are_left_alone(
     assert (jobs[0].run / NAME).stat().st_mtime_ns == before
 
 
+def test_what_was_trained_before_is_counted_from_the_beginning_and_no_part_of_the_pace(
+    billiards_store: Path, tmp_path: Path
+) -> None:
+    config = debug(billiards_store)
+    jobs = [Job(tmp_path / name, config) for name in ("fresh", "begun")]
+    begun = Trainer(config, jobs[1].run)
+    jobs[1].run.mkdir()
+    write_config(jobs[1].run, config)
+    begun.settle_precision()
+    while begun.update < config.train.updates - 1:
+        begun.advance()
+    begun.save()
+    told = []
+
+    class Noting(SilentProgress):
+        def advance(self, done: int, total: int, **fields: float) -> None:
+            told.append((done, total))
+
+    train_all(jobs, Noting(), again="", workers=1)
+    # The one that was begun waits for the fresh one.
+    assert told[0][0] >= config.train.updates and told[-1] == (2 * config.train.updates,) * 2
+    assert told == sorted(told)
+
+
 def test_a_run_that_goes_on_keeps_its_threads_and_the_next_one_has_those_asked_for(
     billiards_store: Path, tmp_path: Path
 ) -> None:

@@ -204,3 +204,10 @@ def test_a_negative_reach_is_refused() -> None:
         TextConfig(follow=-1)
     with pytest.raises(UserError, match=r"model\.text\.heading must not be negative, got -1"):
         TextConfig(heading=-1)
+
+
+@pytest.mark.parametrize("name", ["trust", "touched", "expect"])
+def test_what_only_a_copying_head_can_be_told_is_refused_where_nothing_is_copied(name: str) -> None:
+    assert getattr(TextConfig(head="copy", **{name: True}), name)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=rf"model\.text\.{name} is of a head that copies"):
+        TextConfig(head="bottleneck", **{name: True})  # type: ignore[arg-type]

@@ -207,9 +207,12 @@ def _watch(
     may_diverge: bool,
 ) -> Message | None:
     """Show progress until every worker is gone; the message of the run that failed, if one did."""
+    from loopwm.train.runs import saved
+
     total = sum(job.config.train.updates for job in jobs)
     before = total - sum(job.config.train.updates for _, job in pending)
-    done = {index: 0 for index, _ in pending}
+    # What was made before this process began says nothing of how fast it is.
+    done = {index: saved(job.run) for index, job in pending}
     failure: Message | None = None
     while True:
         crew.renew()

@@ -70,6 +70,12 @@ def finished(run: Path) -> TrainResult | None:
     return TrainResult(Path(run), state["validation"], state["update"], state["skipped"], state["seconds"])
 
 
+def saved(run: Path) -> int:
+    """Updates that the last checkpoint of a run has; 0 where there is none."""
+    path = Path(run) / NAME
+    return int(read_checkpoint(path, ()).state["update"]) if path.is_file() else 0
+
+
 @contextlib.contextmanager
 def _alone(run: Path) -> Iterator[None]:
     """Two processes that train one run would write over each other's log and checkpoints."""
