@@ -15,6 +15,7 @@ pytest.importorskip("sacrebleu", reason='the benchmark needs pip install "loopwm
 
 import loopwm
 from loopwm.cli import main
+from loopwm.files import file_digest
 from loopwm.studies import text_page
 from loopwm.text.benchmark.benchmark import BenchmarkConfig, prepare
 from loopwm.text.benchmark.sources import read_world
@@ -28,7 +29,7 @@ from loopwm.train.published import folders
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = sorted(one.name for one in (ROOT / "weights").glob("*"))
-STRAYED = "scienceworld-noisy-small"
+STRAYED, GOLD = "scienceworld-noisy-small", "scienceworld-small"
 RECORDING = ROOT / "recordings" / "scienceworld.parquet"
 MORE = ROOT / "recordings" / "scienceworld-more.parquet"
 NOISY = ROOT / "recordings" / "scienceworld-noisy.parquet"
@@ -91,16 +92,18 @@ def interval(found: dict[str, float], form: str = ".1f") -> str:
 
 @pytest.mark.parametrize("page", ["docs/text-results.md", f"weights/{STRAYED}/README.md"])
 def test_a_page_shows_what_straying_episodes_cost_and_gave(page: str) -> None:
-    text, frozen = (ROOT / page).read_text(), (RECORDING, NOISY, NOISY_VALIDATION)
+    text, frozen = (ROOT / page).read_text(), (RECORDING, MORE, NOISY, NOISY_VALIDATION)
     digests = {path.name: read_recording(path)[0].digest for path in frozen}
+    weights = {name: file_digest(folders()[name] / NAME) for name in (STRAYED, GOLD)}
     for actor, whose in (("gold", "gold paths"), ("noisy", "straying expert")):
         for track in ("one-step", "history"):
             result = json.loads((ROOT / "results" / "noise" / f"{actor}-{track}.json").read_text())
             assert result["recordings"].items() <= digests.items() and result["config"]["windows"]["actors"] == [actor]
+            assert {name: run["checkpoint"] for name, run in result["runs"].items()} == weights
             systems = result["systems"]
-            names = ("scienceworld-both", "scienceworld-gold", "all rules")
+            names = (STRAYED, GOLD, "all rules")
             both, gold, rules = (interval(systems[name]["steps"][-1]["em"]["mix"]) for name in names)
-            lead = interval(systems["scienceworld-both"]["against"]["scienceworld-gold"]["mix"], "+.1f")
+            lead = interval(systems[STRAYED]["against"][GOLD]["mix"], "+.1f")
             assert f"| {whose} | {track} | {both} | {gold} | {lead} | {rules} |" in text
 
 
@@ -114,23 +117,24 @@ def test_what_is_said_of_straying_is_what_was_stored() -> None:
     def missed(name: str, system: str, cause: str) -> str:
         return f"{100 * stored[name][system]['misses'][cause]['mix']['mean']:.1f}%"
 
-    def lead(name: str) -> dict[str, float]:
-        return stored[name]["scienceworld-both"]["against"]["all rules"]["mix"]
+    def lead(name: str, system: str = STRAYED) -> dict[str, float]:
+        return stored[name][system]["against"]["all rules"]["mix"]
 
-    both, gold = (missed("gold-one-step", f"scienceworld-{one}", "numbers") for one in ("both", "gold"))
-    assert f"wrong in {both} of the windows one step ahead, where the model of gold paths alone has {gold}" in text
-    both, gold = (missed("noisy-one-step", f"scienceworld-{one}", "another answer") for one in ("both", "gold"))
+    both, gold = (missed("gold-one-step", one, "numbers") for one in (STRAYED, GOLD))
+    assert f"wrong in {both} of the windows one step ahead, where `{GOLD}` has {gold}" in text
+    both, gold = (missed("noisy-one-step", one, "another answer") for one in (STRAYED, GOLD))
     assert f"in {gold} of the windows, and in {both} for the model that saw straying" in text
     assert f"by {interval(lead('noisy-one-step'))} points one step ahead" in text
     assert f"level with them, {interval(lead('noisy-history'))}, as on gold paths" in text
     assert lead("gold-history")["low"] < 0 < lead("gold-history")["high"]
+    assert all(lead(f"noisy-{track}", GOLD)["high"] < 0 for track in ("one-step", "history"))
 
 
-def test_the_model_that_saw_straying_episodes_is_of_the_run_that_was_measured(tmp_path: Path) -> None:
+def test_the_model_that_saw_straying_episodes_is_what_its_card_says(tmp_path: Path) -> None:
     result = json.loads((ROOT / "results" / "noise" / "noisy-one-step.json").read_text())
     state = read_checkpoint(folders()[STRAYED] / NAME, ()).state
-    assert state["update"] == result["runs"]["scienceworld-both"]["updates"]
-    assert loopwm.load(STRAYED).num_parameters() == result["parameters"]["scienceworld-both"] <= 10e6
+    assert f"{state['update']:,} updates" in (folders()[STRAYED] / "README.md").read_text()
+    assert loopwm.load(STRAYED).num_parameters() == result["parameters"][STRAYED] <= 10e6
     assert (folders()[STRAYED] / NAME).stat().st_size < 20e6
     join([RECORDING, NOISY], tmp_path / "both.parquet")
     assert state["data_digest"] == read_recording(tmp_path / "both.parquet")[0].digest
