@@ -28,6 +28,7 @@ from loopwm.train.checkpoint import NAME, read_checkpoint
 from loopwm.train.published import folders
 
 ROOT = Path(__file__).parents[1]
+STACKS = ("equal_params", "equal_flops")
 PUBLISHED = sorted(one.name for one in (ROOT / "weights").glob("*"))
 STRAYED, GOLD = "scienceworld-noisy-small", "scienceworld-small"
 RECORDING = ROOT / "recordings" / "scienceworld.parquet"
@@ -41,7 +42,7 @@ scienceworld = pytest.mark.skipif(
 
 
 def test_the_page_on_text_worlds_shows_the_stored_results() -> None:
-    studies = ("scienceworld", "alfworld")
+    studies = ("scienceworld", "alfworld", "alfworld-bottleneck")
     results = text_page.read_results([ROOT / "results" / f"{study}.json" for study in studies])
     assert text_page.page(results) in (ROOT / "docs" / "text-results.md").read_text()
 
@@ -67,7 +68,7 @@ def test_what_is_said_of_stacks_is_what_was_stored() -> None:
         """Where the looped model is clearly behind a stack, by how much; it is nowhere clearly ahead."""
         clear = {}
         for track in ("markov", "history", "full", "one_step", "one_step_full"):
-            for stack in ("equal_params", "equal_flops"):
+            for stack in STACKS:
                 mean, low, high = (found[f"lead{part}_{track}_{stack}"] for part in ("", "_low", "_high"))
                 assert low <= 0
                 if high < 0:
@@ -83,6 +84,26 @@ def test_what_is_said_of_stacks_is_what_was_stored() -> None:
         assert 100 * found["flops_step_equal_params"] / found["flops_step"] == pytest.approx(56, abs=0.5)
     needed = science["peak_memory_gib"]
     assert f"needed {needed:.1f} GiB, or {needed * 2**30 / 1e9:.1f} GB, at most" in text
+
+
+def test_what_is_said_of_the_latent_alone_is_what_was_stored() -> None:
+    text = " ".join((ROOT / "docs" / "text-results.md").read_text().split())
+    result = json.loads((ROOT / "results" / "alfworld-bottleneck.json").read_text())
+    found, track = result["figures"], result["tracks"]["history"]["systems"]
+    assert result["head"] == "bottleneck" and {
+        round(found[f"em_{one}"], 1) for one in ("markov", "history", "full")
+    } == {68.9}
+    assert "EM is 68.9 on `markov`, `history` and `full` alike" in text
+    assert {round(found[f"em_at_{loops}_loops"], 1) for loops in (2, 4, 8, 16)} == {67.3}
+    looped, rules = (track[name]["by_answer"]["as before"]["mean"] for name in ("looped-seed0", "all rules"))
+    assert f"answered as before, {100 * looped:.0f}% are hit on `history`, and rules, which look that up, hit" in text
+    assert f"hit {100 * rules:.0f}%. ALFWorld" in text
+    missed = 100 * track["looped-seed0"]["misses"]["other words"]["mix"]["mean"]
+    assert f"only {missed:.1f}% were missed that could have been known" in text
+    stacks = [
+        f"{track}_{kind}" for track in ("markov", "history", "full", "one_step", "one_step_full") for kind in STACKS
+    ]
+    assert all(found[f"lead_low_{one}"] <= 0 <= found[f"lead_high_{one}"] for one in stacks)
 
 
 def interval(found: dict[str, float], form: str = ".1f") -> str:

@@ -209,5 +209,5 @@ def test_a_negative_reach_is_refused() -> None:
 @pytest.mark.parametrize("name", ["trust", "touched", "expect"])
 def test_what_only_a_copying_head_can_be_told_is_refused_where_nothing_is_copied(name: str) -> None:
     assert getattr(TextConfig(head="copy", **{name: True}), name)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=rf"model\.text\.{name} is of a head that copies"):
+    with pytest.raises(UserError, match=rf"model\.text\.{name} is for model\.text\.head copy"):
         TextConfig(head="bottleneck", **{name: True})  # type: ignore[arg-type]

@@ -205,7 +205,7 @@ class TextConfig:
             raise UserError(f"model.text.head must be copy or bottleneck, got '{self.head}'.")
         for name in ("trust", "touched", "expect"):
             if getattr(self, name) and self.head != "copy":
-                raise UserError(f"model.text.{name} is of a head that copies; leave it out, or choose that head.")
+                raise UserError(f"model.text.{name} is for model.text.head copy, got {self.head}; change either.")
         if self.follow < 0:
             raise UserError(f"model.text.follow must not be negative, got {self.follow}.")
         if self.trust and not self.follow:
