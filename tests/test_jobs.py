@@ -56,18 +56,23 @@ def test_runs_side_by_side_equal_runs_alone_and_finished_ones_are_left_alone(
     assert (jobs[0].run / NAME).stat().st_mtime_ns == before
 
 
+def begin(job: Job, updates: int) -> None:
+    """A run that was stopped after so many."""
+    trainer = Trainer(job.config, job.run)
+    job.run.mkdir()
+    write_config(job.run, job.config)
+    trainer.settle_precision()
+    for _ in range(updates):
+        trainer.advance()
+    trainer.save()
+
+
 def test_what_was_trained_before_is_counted_from_the_beginning_and_no_part_of_the_pace(
     billiards_store: Path, tmp_path: Path
 ) -> None:
     config = debug(billiards_store)
     jobs = [Job(tmp_path / name, config) for name in ("fresh", "begun")]
-    begun = Trainer(config, jobs[1].run)
-    jobs[1].run.mkdir()
-    write_config(jobs[1].run, config)
-    begun.settle_precision()
-    while begun.update < config.train.updates - 1:
-        begun.advance()
-    begun.save()
+    begin(jobs[1], config.train.updates - 1)
     told = []
 
     class Noting(SilentProgress):
@@ -85,15 +90,10 @@ def test_a_run_that_goes_on_keeps_its_threads_and_the_next_one_has_those_asked_f
 ) -> None:
     config = debug(billiards_store)
     jobs = [Job(tmp_path / name, config) for name in ("begun", "fresh")]
-    begun = Trainer(config, jobs[0].run)
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        jobs[0].run.mkdir()
-        write_config(jobs[0].run, config)
-        begun.settle_precision()
-        begun.advance()
-        begun.save()
+        begin(jobs[0], 1)
     finally:
         torch.set_num_threads(torch_threads)
     train_all(jobs, SilentProgress(), again="", workers=1, threads=2)
