@@ -28,6 +28,9 @@ class RunConfig:
     """A gate trained together with the core; off."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Length, batch, seed, device, precision."""
+    start: Path | None = None
+    """Go on from the averaged weights of this run, checkpoint file or model that comes with loopwm, instead of from new
+    ones; the optimiser begins anew. Model, scales and vocabulary are those that it has."""
 
     def __post_init__(self) -> None:
         if self.optim.warmup > self.train.updates:

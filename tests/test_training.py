@@ -355,6 +355,13 @@ def test_an_existing_run_is_not_overwritten(trained: Path, billiards_store: Path
     assert (trained / NAME).read_bytes() == before
 
 
+def test_a_folder_that_cannot_be_made_is_named(billiards_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match=r"The folder .*file/run cannot be made \(Not a directory\); choose another"):
+        train(debug(billiards_store), tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_a_run_is_not_trained_by_two_processes_at_once(trained: Path) -> None:
     before = tensors(trained)
     with (trained / ".lock").open("a") as other:

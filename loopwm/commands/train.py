@@ -87,10 +87,14 @@ def following(run: Path) -> str:
 
 
 def parse_train(words: list[str]) -> Train:
-    """Preset < size < file < command line."""
+    """Preset < model that is started from < size < file < command line."""
     name = leading(words, "billiards")
     settings = preset(name).config
-    size, file = value_of("--size", words), value_of("--config", words)
+    size, file, start = (value_of(option, words) for option in ("--size", "--config", "--start"))
+    if start is not None:
+        from loopwm.train.start import Start
+
+        settings = replace(settings, model=Start.read(Path(start)).blueprint.model)
     if size is not None:
         settings = replace(settings, model=sized(size, settings.model))
     if file is not None:

@@ -274,6 +274,8 @@ class TextStudyConfig:
     """Recordings of held-out episodes that `data` lacks."""
     preset: str = "text"
     """Starting point of every run."""
+    start: Path | None = None
+    """Weights that the one system goes on from: of a run, a checkpoint file, or a model that comes with loopwm."""
     systems: tuple[System, ...] = SYSTEMS
     """What is trained."""
     seeds: tuple[int, ...] = (0,)
@@ -286,6 +288,8 @@ class TextStudyConfig:
     """Transitions per window."""
     threads: int = 1
     """Of every run that is trained. More make a lone one faster, and another one in the last digits."""
+    precision: Literal["native", "float32", "bfloat16"] = "native"
+    """Of the matrix products; `native` is bfloat16 where the hardware multiplies it, which is not always faster."""
     initial: float = 0.4
     """Share of the windows that are told the complete initial state, where it is recorded, and the past since."""
     spell: float = 0.3

@@ -93,6 +93,7 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         rename=config.rename,
         balance=config.balance,
         changes=config.changes,
+        precision=config.precision,
     )
     text = replace(
         settings.model.text,
@@ -103,7 +104,7 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         head=config.head,
     )
     model = replace(settings.model, text=text)
-    return replace(settings, data=config.data, model=model, train=train)
+    return replace(settings, data=config.data, model=model, train=train, start=config.start)
 
 
 def tracks(episodes: Sequence[TextEpisode]) -> list[str]:

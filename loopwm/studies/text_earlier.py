@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from loopwm.errors import UserError
 from loopwm.model.config import System
 from loopwm.presets import RunConfig
-from loopwm.train.journal import config_as_dict
+from loopwm.train.journal import config_as_dict, flat
 
 PRICES = ("params", "flops_step", "hours")
 """Figures of every system that do not follow from its answers."""
@@ -99,14 +99,3 @@ def threads_of(result: Mapping[str, Any]) -> Mapping[str, int]:
     """System -> threads of its training: once all of a result had the same number, at the very first one."""
     stored: int | dict[str, int] = result.get("threads", 1)
     return {system: stored for system in result["systems"]} if isinstance(stored, int) else stored
-
-
-def flat(settings: Mapping[str, Any], under: str = "") -> dict[str, Any]:
-    """Nested settings by their full names, `train.batch` and so on; sequences are lists, as in JSON."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{under}{name}.")
-        else:
-            found[f"{under}{name}"] = list(value) if isinstance(value, tuple) else value
-    return found

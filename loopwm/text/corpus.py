@@ -122,10 +122,10 @@ class TextCorpus:
         )
 
     @classmethod
-    def read(cls, path: Path, most: int = 512) -> TextCorpus:
+    def read(cls, path: Path, vocabulary: Vocabulary | None = None, most: int = 512) -> TextCorpus:
         """The recording at `path`; see `of`."""
         manifest, episodes = read_recording(path)
-        return cls.of(episodes, manifest, None, most)
+        return cls.of(episodes, manifest, vocabulary, most)
 
     def told(self, episode: int, start: int, initial: bool, length: int, tell: Tell = lambda text: text) -> Told:
         """What a window of an episode tells, without padding; see `text_windows`."""

@@ -248,6 +248,14 @@ def read_checkpoint(
     return Checkpoint(path, blueprint, tensors, header["state"], header.get("extras", {}))
 
 
+def resolve(run: str | Path) -> Path:
+    """The checkpoint file of a run folder, of itself, or of a model that comes with loopwm and has that name."""
+    path = Path(run)
+    if not path.exists() and str(run) in (known := published()):
+        path = known[str(run)]
+    return path if path.is_file() else path / NAME
+
+
 def load(run: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> WorldModel:
     """The trained model of a run folder (or checkpoint file), ready to use.
 
@@ -262,11 +270,7 @@ def load(run: str | Path, weights: str = "ema", device: str | torch.device = "cp
     """
     if weights not in ("ema", "model"):
         raise UserError(f"weights must be 'ema' or 'model', got '{weights}'.")
-    path = Path(run)
-    if not path.exists() and str(run) in (known := published()):
-        path = known[str(run)]
-    path = path if path.is_file() else path / NAME
-    checkpoint = read_checkpoint(path, (weights + ".", "gate."), device)
+    checkpoint = read_checkpoint(resolve(run), (weights + ".", "gate."), device)
     model = checkpoint.restore(checkpoint.blueprint.build().to(device), weights).eval()
     if weights == "ema":
         checkpoint.restore_gate(model)

@@ -45,15 +45,18 @@ class TrainingData:
     validation_episodes: np.ndarray
 
 
-def training_data(config: RunConfig) -> TrainingData:
+def training_data(config: RunConfig, words: tuple[str, ...] | None = None) -> TrainingData:
     """What `config.data` holds.
+
+    Args:
+        words: the vocabulary of texts; that of the training episodes when None.
 
     Raises:
         UserError: it cannot be read, or not be trained on in this way.
     """
     from loopwm.text.recording import is_recording
 
-    found = _texts(config) if is_recording(config.data) else _numbers(config)
+    found = _texts(config, words) if is_recording(config.data) else _numbers(config)
     if config.train.shift and found.observation.kind != "image":
         raise UserError(
             f"train.shift moves images, and {config.data} holds observations of kind '{found.observation.kind}'; leave "
@@ -88,12 +91,13 @@ def _numbers(config: RunConfig) -> TrainingData:
     return TrainingData(digest, observation, action, statistics, sampler, windows, columns, validation)
 
 
-def _texts(config: RunConfig) -> TrainingData:
+def _texts(config: RunConfig, words: tuple[str, ...] | None) -> TrainingData:
     from loopwm.text.corpus import TextCorpus
     from loopwm.text.sampling import TextSampler
+    from loopwm.text.vocabulary import Vocabulary
 
     refuse_for_texts(config)
-    corpus = TextCorpus.read(config.data)
+    corpus = TextCorpus.read(config.data, None if words is None else Vocabulary(words))
     train, validation = corpus.split("train"), corpus.split("validation")
     _refuse_missing_split(config.data, train, validation)
     # The same windows whatever the seed of the run, so that runs can be compared.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ def versions() -> dict[str, str]:
 def config_as_dict(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain JSON values."""
     return TypeAdapter(RunConfig).dump_python(config, mode="json")
+
+
+def flat(settings: Mapping[str, Any], under: str = "") -> dict[str, Any]:
+    """Nested settings by their full names, `train.batch` and so on; sequences are lists, as in JSON."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{under}{name}.")
+        else:
+            found[f"{under}{name}"] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def write_config(run: Path, config: RunConfig) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CARD = "README.md"
-STATE = ("update", "seconds", "skipped", "data_digest", "validation", "precision")
+STATE = ("update", "seconds", "skipped", "data_digest", "started_from", "validation", "precision")
 """What a checkpoint says of its training; how to go on with it is left out."""
 
 
@@ -49,7 +49,7 @@ def publish(run: Path, folder: Path, card: str) -> int:
         name: tensor.to(torch.bfloat16) if tensor.is_floating_point() and tensor.dim() > 1 else tensor
         for name, tensor in found.tensors.items()
     }
-    kept = {name: found.state[name] for name in STATE}
+    kept = {name: found.state[name] for name in STATE if name in found.state}
     folder.mkdir(parents=True)
     try:
         save_checkpoint(folder / NAME, found.blueprint, rounded, kept)

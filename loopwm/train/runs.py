@@ -35,7 +35,10 @@ def train(config: RunConfig, run: Path, progress: Progress | None = None) -> Tra
             f"{continuing(run)}"
         )
     trainer = Trainer(config, run)
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {run} cannot be made ({error.strerror}); choose another place for it.") from error
     with _alone(run):
         write_config(run, config)
         trainer.settle_precision()

@@ -55,6 +55,7 @@ from loopwm.train.hardware import (
 from loopwm.train.journal import Journal, write_run_info
 from loopwm.train.losses import LossTerms, Objective, PerStepDecoding, visible_steps
 from loopwm.train.optimiser import Average, Optimiser, learning_rate
+from loopwm.train.start import Start
 from loopwm.train.text import TextDecoding
 from loopwm.train.validation import validate
 
@@ -98,14 +99,23 @@ class Trainer:
     def __init__(self, config: RunConfig, run: Path) -> None:
         self.config, self.run = config, run
         self.device = resolve_device(config.train.device)
-        data = training_data(config)
+        start = None if config.start is None else Start.read(config.start)
+        if start is not None:
+            start.refuse_other_model(config.model)
+        data = training_data(config, None if start is None else start.words)
+        if start is not None:
+            data = start.carried_on(data, config.data)
+        self.started_from = "" if start is None else start.digest
         self.digest, self.statistics, self.columns = data.digest, data.statistics, data.columns
         self.sampler, self.validation = data.sampler, data.validation
         self.validation_episodes = data.validation_episodes
         self.windows = ReadAhead(self.sampler, pinned=self.device.type == "cuda")
         self.waited = 0.0
         torch.manual_seed(config.train.seed)
-        self.model = WorldModel(config.model, data.observation, data.action, self.statistics).to(self.device)
+        self.model = WorldModel(config.model, data.observation, data.action, self.statistics)
+        if start is not None:
+            start.give(self.model)
+        self.model.to(self.device)
         self.objective = objective(config.loss, self.statistics.reward_std, data.observation)
         if config.halt.mode != "off":
             gate = GateConfig(config.halt.mode, marks=config.model.loop.mu)
@@ -227,6 +237,7 @@ class Trainer:
         write_run_info(
             self.run,
             data_digest=self.digest,
+            started_from=self.started_from,
             device=str(self.device),
             threads=torch.get_num_threads(),
             precision=self.precision,
@@ -304,6 +315,7 @@ class Trainer:
             "sampler": asdict(self.sampler.state()),
             "validation": self.last_validation,
             "data_digest": self.digest,
+            "started_from": self.started_from,
         }
         blueprint, extras = Blueprint.of(self.model), {}
         if self.model.gate is not None and self.average.model.gate is not None:
@@ -318,13 +330,17 @@ class Trainer:
         """Put everything back as `save` found it.
 
         Raises:
-            UserError: the recorded data is not the data this run was trained on.
+            UserError: the recorded data is not the data this run was trained on, or it was started from other weights.
         """
         state = checkpoint.state
         if state["data_digest"] != self.digest:
             raise UserError(
                 f"{self.config.data} is not the recording that {self.run} was trained on (digest {self.digest[:12]} "
                 f"against {state['data_digest'][:12]}); put that recording back to resume."
+            )
+        if state.get("started_from", "") != self.started_from:
+            raise UserError(
+                f"{self.config.start} is no longer the model that {self.run} was started from; put that back to resume."
             )
         checkpoint.restore(self.model, "model")
         checkpoint.restore(self.average.model, "ema")
