@@ -157,7 +157,14 @@ def test_a_world_of_words_is_gone_on_with_in_the_words_that_are_known(toy_run: P
     def moved(text: str) -> str:
         return longer if "cellar" in text else text
 
-    told = [replace(one, observations=tuple(moved(text) for text in one.observations)) for one in episodes()]
+    told = [
+        replace(
+            one,
+            observations=tuple(moved(text) for text in one.observations),
+            actions=tuple(text.replace("go", "go where you have not been yet") for text in one.actions),
+        )
+        for one in episodes()
+    ]
     write_recording(recording, told, TextManifest("scienceworld", "toy"))
     source = load(toy_run)
     config = replace(tiny(recording), start=toy_run)
@@ -167,9 +174,16 @@ def test_a_world_of_words_is_gone_on_with_in_the_words_that_are_known(toy_run: P
     words = Vocabulary(source.observation.names)
     assert "\u2581attic" not in words.words
     assert trainer.model.observation.shape > source.observation.shape
-    assert same_weights(trainer.model.state_dict(), source.state_dict())
+    assert trainer.model.action.size > source.action.size
+    own, theirs = (dict(model.state_dict()) for model in (trainer.model, source))
+    for name in ("action_mean", "action_std"):
+        assert own.pop(name).shape != theirs.pop(name).shape
+    assert same_weights(own, theirs)
     window = trainer.draw()
     assert int(window.observations.max()) < len(words)
+    # What is saved is loaded again.
+    train(config, tmp_path / "run")
+    assert load(tmp_path / "run").action == trainer.model.action
     assert longer.strip() in {words.decode([t for t in row.tolist() if t]) for row in window.observations.flatten(0, 1)}
 
 
@@ -184,3 +198,4 @@ def test_texts_may_be_shorter_than_those_a_model_can_write(toy_run: Path, tmp_pa
     trainer = Trainer(replace(tiny(recording), start=toy_run), tmp_path / "run")
     assert trainer.model.observation.shape == load(toy_run).observation.shape
     assert trainer.model.action == load(toy_run).action
+    assert same_weights(trainer.model.state_dict(), load(toy_run).state_dict())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from loopwm.data.statistics import Statistics
 from loopwm.errors import UserError
 from loopwm.model.config import ModelConfig
@@ -78,25 +80,27 @@ class Start:
             longest = max(own.observation.shape[0], observation.shape[0])
             observation = replace(observation, shape=(longest,))
             action = replace(action, size=max(own.action.size, action.size))
-        return replace(data, observation=observation, action=action, statistics=self.statistics())
+        return replace(data, observation=observation, action=action, statistics=self.statistics(action))
 
-    def statistics(self) -> Statistics:
-        """What its weights take for 0 and 1."""
+    def statistics(self, action: ActionSpec) -> Statistics:
+        """What its weights take for 0 and 1. Words have no scale, and of those there may be more in an action now."""
         part = {name: tensor.float().numpy() for name, tensor in self.checkpoint.part("ema").items()}
         return Statistics(
             observation_mean=part["observation_mean"],
             observation_std=part["observation_std"],
             observation_changes=part["observation_changes"] > 0,
-            action_mean=part["action_mean"],
-            action_std=part["action_std"],
+            action_mean=part["action_mean"] if self.words is None else np.zeros(action.stored_size, np.float32),
+            action_std=part["action_std"] if self.words is None else np.ones(action.stored_size, np.float32),
             # Checkpoints from before heads knew units have neither.
             reward_mean=float(part.get("reward_head.mean", 0.0)),
             reward_std=float(part.get("reward_head.std", 1.0)),
         )
 
     def give(self, model: WorldModel) -> None:
-        """Load the weights into a new model."""
-        self.checkpoint.restore(model, "ema")
+        """Load the weights into a new model of the spaces that `carried_on` gave."""
+        own = {name: model.state_dict()[name] for name in ("action_mean", "action_std")}
+        neutral = {f"ema.{name}": tensor for name, tensor in own.items()} if self.words is not None else {}
+        replace(self.checkpoint, tensors=self.checkpoint.tensors | neutral).restore(model, "ema")
 
 
 def told(space: ObservationSpec | ActionSpec) -> str:
