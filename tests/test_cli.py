@@ -304,12 +304,23 @@ def test_an_existing_evaluation_is_replaced_only_on_request(loopwm: Run, trained
     assert loopwm("evaluate", trained, "--device", "cuda:77")[0] == 2
 
 
-def test_a_refusal_of_the_operating_system_is_exit_code_1(loopwm: Run, billiards_store: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("run", "wanted"),
+    [
+        ("file/run", 2),
+        pytest.param(
+            "/proc/run", 1, marks=pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+        ),
+    ],
+)
+def test_what_is_in_the_way_is_bad_input_and_what_the_system_refuses_is_not(
+    loopwm: Run, billiards_store: Path, tmp_path: Path, run: str, wanted: int
+):
     (tmp_path / "file").write_text("in the way")
-    code, _, error = loopwm("train", "debug", "--data", billiards_store, "--run", "file/run")
-    assert code == 1
+    code, _, error = loopwm("train", "debug", "--data", billiards_store, "--run", run)
+    assert code == wanted
     assert_one_sentence(error)
-    assert "file/run" in error
+    assert f"The folder {run} cannot be made" in error
 
 
 def test_a_folder_that_is_not_a_demo_is_not_touched_by_one(loopwm: Run, tmp_path: Path):

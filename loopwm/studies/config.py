@@ -288,8 +288,9 @@ class TextStudyConfig:
     """Transitions per window."""
     threads: int = 1
     """Of every run that is trained. More make a lone one faster, and another one in the last digits."""
-    precision: Literal["native", "float32", "bfloat16"] = "native"
-    """Of the matrix products; `native` is bfloat16 where the hardware multiplies it, which is not faster everywhere."""
+    precision: Literal["native", "float32", "bfloat16"] | None = None
+    """Of the matrix products, the preset's when left out; `native` is bfloat16 where the hardware multiplies it, which
+    is not faster everywhere."""
     initial: float = 0.4
     """Share of the windows that are told the complete initial state, where it is recorded, and the past since."""
     spell: float = 0.3

@@ -93,7 +93,7 @@ def settings_of(config: TextStudyConfig) -> RunConfig:
         rename=config.rename,
         balance=config.balance,
         changes=config.changes,
-        precision=config.precision,
+        precision=config.precision or settings.train.precision,
     )
     text = replace(
         settings.model.text,

@@ -23,7 +23,7 @@ def train(config: RunConfig, run: Path, progress: Progress | None = None) -> Tra
         run: folder to create.
 
     Raises:
-        UserError: the folder exists, the data cannot be used, the device is not there.
+        UserError: the folder exists or cannot be one, the data cannot be used, the device is not there.
         Interrupted: stopped by Ctrl-C, after saving.
         LoopwmError: training diverged for good, or the disk refused.
     """
@@ -38,7 +38,8 @@ def train(config: RunConfig, run: Path, progress: Progress | None = None) -> Tra
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"The folder {run} cannot be made ({error.strerror}); choose another place for it.") from error
+        kind = UserError if isinstance(error, NotADirectoryError | FileExistsError) else LoopwmError
+        raise kind(f"The folder {run} cannot be made ({error.strerror}); choose another place for it.") from error
     with _alone(run):
         write_config(run, config)
         trainer.settle_precision()
